@@ -1,0 +1,37 @@
+//! Parses `glasshouse.toml` into a checked manifest with one canonical form.
+//!
+//! Two types carry it. [`Manifest`] is what a developer wrote: it names the image, overrides what the image says of
+//! itself and sets resources. [`Measured`] is what the enclave is held to: it is made from a [`Manifest`] and the
+//! [`ImageConfig`] of the image, written into the image in one canonical encoding (`docs/spec/manifest.md`), hashed into
+//! PCR2 with the application and into PCR16 by the enclave's init, and read back by init and by auditors.
+//!
+//! Nothing here reads a file: callers pass text and bytes.
+
+#![forbid(unsafe_code)]
+
+mod measured;
+mod source;
+
+pub use measured::{Attestation, MEASURED_VERSION, Measured, MeasuredError, Readiness, Restart, Service};
+pub use source::{ImageConfig, ImageSource, Manifest, ManifestError, ResolveError, Resources};
+
+/// The vsock ports the framework itself uses; an application cannot publish them.
+///
+/// 9000 heartbeat, 9001 init's control, 9100 event stream.
+pub const RESERVED_PORTS: [u16; 3] = [9000, 9001, 9100];
+
+/// The vsock and TCP port of the attestation web server unless the manifest says otherwise.
+pub const DEFAULT_ATTESTATION_PORT: u16 = 8443;
+
+/// Longest name of an image or a service, in bytes.
+pub const MAX_NAME_BYTES: usize = 63;
+
+/// A name is lower-case letters, digits and `-`, begins with a letter or digit, and has 1 to 63 bytes, so that it can
+/// serve as a host name (RFC 1123), a file name and a command-line word.
+pub fn is_valid_name(name: &str) -> bool {
+    let word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    name.len() <= MAX_NAME_BYTES
+        && name.bytes().next().is_some_and(word)
+        && name.bytes().next_back().is_some_and(word)
+        && name.bytes().all(|b| word(b) || b == b'-')
+}

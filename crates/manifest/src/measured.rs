@@ -1,0 +1,248 @@
+//! The measured manifest: what init enforces and auditors read, in one canonical encoding.
+//!
+//! The encoding is the subset of RFC 8785 (JSON Canonicalization Scheme) that `docs/spec/manifest.md` describes:
+//! members in ascending order of their names, no white space, integers only. [`Measured::from_canonical_json`] accepts
+//! exactly the bytes [`Measured::to_canonical_json`] writes, so that equal bytes and equal meaning are the same thing.
+
+use std::{collections::BTreeMap, fmt, num::NonZeroU16, str::FromStr};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::{RESERVED_PORTS, is_valid_name};
+
+/// The version this crate writes and the only one it reads.
+pub const MEASURED_VERSION: u32 = 1;
+
+/// Longest canonical form, in bytes.
+const MAX_MEASURED_BYTES: usize = 1 << 20;
+
+// Members stand in ascending order of their names in every struct of this file: serde writes them in this order, and
+// the canonical form wants them so.
+
+/// What runs in the enclave and what it may do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Measured {
+    /// The attestation web server, absent when the image has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attestation: Option<Attestation>,
+    /// The image's name, also the enclave's host name.
+    pub name: String,
+    /// TCP ports of the enclave's loopback that are reachable from outside, ascending.
+    pub publish: Vec<NonZeroU16>,
+    /// What init starts, in this order. The last is the main service: when it ends for good, the enclave ends.
+    pub services: Vec<Service>,
+    /// Version of this form: [`MEASURED_VERSION`].
+    pub version: u32,
+}
+
+/// How the attestation web server is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attestation {
+    /// The vsock port it listens on.
+    pub port: NonZeroU16,
+}
+
+/// One process that init starts and watches.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Service {
+    /// Program and arguments, at least the program. A program without `/` is looked up in the environment's `PATH`.
+    pub command: Vec<String>,
+    /// The whole environment of the process, beside what init adds for readiness.
+    pub env: BTreeMap<String, String>,
+    /// Unique among the services.
+    pub name: String,
+    /// When the next service may start.
+    pub ready: Readiness,
+    /// Seconds that the service has to become ready.
+    pub ready_timeout_s: u32,
+    /// What happens when the process ends.
+    pub restart: Restart,
+    /// `name`, `uid`, `name:group` or `uid:gid`, resolved in the image's own `/etc/passwd` and `/etc/group`.
+    pub user: String,
+    /// Absolute directory the process starts in.
+    pub workdir: String,
+}
+
+/// When a service counts as ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// As soon as its process runs. Written `started`.
+    Started,
+    /// When it sends `READY=1` to `NOTIFY_SOCKET` (`sd_notify(3)`). Written `notify`.
+    Notify,
+    /// When 127.0.0.1 accepts a connection on this port. Written `tcp:PORT`.
+    Tcp(NonZeroU16),
+}
+
+/// What init does when a service's process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Restart {
+    /// Leave it ended.
+    Never,
+    /// Start it again unless it ended with status 0.
+    OnFailure,
+    /// Start it again.
+    Always,
+}
+
+/// Why bytes are not a measured manifest.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MeasuredError {
+    /// More bytes than any manifest has.
+    #[error("the measured manifest has {found} bytes, more than the {MAX_MEASURED_BYTES} allowed")]
+    TooLong {
+        /// The length found, in bytes.
+        found: usize,
+    },
+    /// Not JSON of the shape of [`Measured`].
+    #[error("the measured manifest is not of the form this version reads")]
+    Json(#[from] serde_json::Error),
+    /// Another version.
+    #[error("the measured manifest has version {found}, this program reads version {MEASURED_VERSION}")]
+    Version {
+        /// The version found.
+        found: u32,
+    },
+    /// The same meaning can be written in other bytes, so these bytes are refused.
+    #[error("the measured manifest is not in its canonical form")]
+    NotCanonical,
+    /// A value breaks a rule of the form.
+    #[error("the measured manifest is inconsistent: {0}")]
+    Inconsistent(&'static str),
+}
+
+impl Measured {
+    /// The canonical bytes, as placed in the image at `/glasshouse/manifest.json`.
+    pub fn to_canonical_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("strings, integers and string-keyed maps always serialise")
+    }
+
+    /// Reads exactly what [`Self::to_canonical_json`] writes.
+    ///
+    /// # Errors
+    /// [`MeasuredError`] for anything else, including the same content in other bytes.
+    pub fn from_canonical_json(bytes: &[u8]) -> Result<Self, MeasuredError> {
+        if bytes.len() > MAX_MEASURED_BYTES {
+            return Err(MeasuredError::TooLong { found: bytes.len() });
+        }
+        let measured: Self = serde_json::from_slice(bytes)?;
+        if measured.version != MEASURED_VERSION {
+            return Err(MeasuredError::Version { found: measured.version });
+        }
+        if measured.to_canonical_json() != bytes {
+            return Err(MeasuredError::NotCanonical);
+        }
+        measured.check().map_err(MeasuredError::Inconsistent)?;
+        Ok(measured)
+    }
+
+    /// The service whose end is the enclave's end.
+    pub fn main_service(&self) -> &Service {
+        self.services.last().expect("a checked manifest has at least one service")
+    }
+
+    /// Checks the rules that hold between values.
+    pub(crate) fn check(&self) -> Result<(), &'static str> {
+        if !is_valid_name(&self.name) {
+            return Err("name is not a valid name");
+        }
+        if self.services.is_empty() {
+            return Err("there is no service");
+        }
+        for (i, service) in self.services.iter().enumerate() {
+            service.check()?;
+            if self.services.iter().take(i).any(|s| s.name == service.name) {
+                return Err("two services have the same name");
+            }
+        }
+        if !self.publish.is_sorted_by(|a, b| a < b) {
+            return Err("published ports are not ascending and unique");
+        }
+        let taken = self.attestation.map(|a| a.port);
+        if taken.is_some_and(|p| RESERVED_PORTS.contains(&p.get())) {
+            return Err("the attestation port is one the framework uses");
+        }
+        if self.publish.iter().any(|p| RESERVED_PORTS.contains(&p.get()) || Some(*p) == taken) {
+            return Err("a published port is one the framework uses");
+        }
+        Ok(())
+    }
+}
+
+impl Service {
+    fn check(&self) -> Result<(), &'static str> {
+        let clean = |text: &str| !text.contains('\0');
+        if !is_valid_name(&self.name) {
+            return Err("a service's name is not a valid name");
+        }
+        if self.command.first().is_none_or(String::is_empty) {
+            return Err("a service has no command");
+        }
+        if !self.command.iter().all(|word| clean(word)) {
+            return Err("a command holds a NUL byte");
+        }
+        let name = |key: &str| !key.is_empty() && key.bytes().all(|b| b.is_ascii_graphic() && b != b'=');
+        if !self.env.iter().all(|(key, value)| name(key) && clean(value)) {
+            return Err(
+                "an environment variable's name is not printable ASCII without '=', or its value holds a NUL byte",
+            );
+        }
+        if !self.workdir.starts_with('/') || !clean(&self.workdir) {
+            return Err("a service's working directory is not an absolute path");
+        }
+        if self.user.is_empty() || !clean(&self.user) {
+            return Err("a service's user is empty or holds a NUL byte");
+        }
+        if self.ready_timeout_s == 0 {
+            return Err("a service has no time to become ready");
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Readiness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Started => f.write_str("started"),
+            Self::Notify => f.write_str("notify"),
+            Self::Tcp(port) => write!(f, "tcp:{port}"),
+        }
+    }
+}
+
+impl FromStr for Readiness {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const ALLOWED: &str = "allowed: \"started\", \"notify\", \"tcp:PORT\" with a port from 1 to 65535";
+        match text {
+            "started" => Ok(Self::Started),
+            "notify" => Ok(Self::Notify),
+            _ => {
+                let digits = text.strip_prefix("tcp:").ok_or(ALLOWED)?;
+                // "tcp:+80" and "tcp:080" would be second spellings of one meaning.
+                if digits.starts_with(['0', '+']) {
+                    return Err(ALLOWED);
+                }
+                digits.parse().map(Self::Tcp).map_err(|_| ALLOWED)
+            }
+        }
+    }
+}
+
+impl Serialize for Readiness {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Readiness {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}

@@ -1,0 +1,466 @@
+//! `glasshouse.toml`: what a developer writes, checked, and its resolution against the image.
+
+use std::{collections::BTreeMap, num::NonZeroU16, ops::Range, path::PathBuf};
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use crate::{
+    Attestation, DEFAULT_ATTESTATION_PORT, MEASURED_VERSION, Measured, RESERVED_PORTS, Readiness, Restart,
+    Service, is_valid_name,
+};
+
+/// Seconds a service has to become ready unless the manifest says otherwise.
+const DEFAULT_READY_TIMEOUT_S: u32 = 30;
+/// What a process finds its programs in when neither the image nor the manifest sets `PATH`.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// The name of the service that `[app]` describes.
+const APP: &str = "app";
+
+/// A checked `glasshouse.toml`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manifest {
+    /// The image's name.
+    pub name: String,
+    /// Where the application's files come from.
+    pub image: ImageSource,
+    /// A kernel other than the pinned one: a `bzImage`, or a directory of the vendor's `bzImage` and `nsm.ko`.
+    /// Relative to the manifest's folder.
+    pub kernel: Option<PathBuf>,
+    /// Defaults that `glasshouse run` passes to the hypervisor. Not measured: the host decides in the end.
+    pub resources: Resources,
+    /// TCP ports published, ascending.
+    publish: Vec<NonZeroU16>,
+    attestation: Option<Attestation>,
+    app: Overrides,
+    services: Vec<(String, Overrides)>,
+}
+
+/// Where the application's files come from. Paths are relative to the manifest's folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ImageSource {
+    /// An OCI image layout directory, and the tag to take if it holds several images.
+    Oci {
+        /// The directory with `oci-layout` and `index.json`.
+        layout: PathBuf,
+        /// The `org.opencontainers.image.ref.name` to take.
+        tag: Option<String>,
+    },
+    /// A root file system: a directory, or a tar archive, plain or gzip.
+    Rootfs(PathBuf),
+}
+
+/// What the enclave gets of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resources {
+    /// Virtual CPUs, at least 1. Default 2.
+    pub cpus: u32,
+    /// Memory in MiB, at least 64. Default 512.
+    pub memory_mib: u32,
+}
+
+/// What a container image says of the program in it (OCI image configuration, `config`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImageConfig {
+    /// `Entrypoint`.
+    pub entrypoint: Vec<String>,
+    /// `Cmd`.
+    pub cmd: Vec<String>,
+    /// `Env`, each `NAME=value`.
+    pub env: Vec<String>,
+    /// `WorkingDir`, empty when unset.
+    pub workdir: String,
+    /// `User`, empty when unset.
+    pub user: String,
+}
+
+/// What is wrong with a `glasshouse.toml`, and where.
+#[derive(Debug, thiserror::Error)]
+#[error("line {line}, column {column}: {message}")]
+#[non_exhaustive]
+pub struct ManifestError {
+    /// Line of the mistake, from 1.
+    pub line: usize,
+    /// Column of the mistake, in characters from 1.
+    pub column: usize,
+    /// What is wrong, naming the key and what is allowed.
+    pub message: String,
+}
+
+/// Why a manifest and an image do not make a whole.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ResolveError {
+    /// Neither names a program.
+    #[error("the image has no ENTRYPOINT or CMD: set `command` under [app] in glasshouse.toml")]
+    NoCommand,
+    /// An `Env` of the image is not `NAME=value`.
+    #[error("the image's Env entry {entry:?} is not NAME=value")]
+    ImageEnv {
+        /// The entry found.
+        entry: String,
+    },
+    /// A value that came from the image, or a default, breaks a rule of the measured form.
+    #[error("the image's configuration cannot be measured: {0}")]
+    Inconsistent(&'static str),
+}
+
+impl Manifest {
+    /// Parses and checks the text of a `glasshouse.toml`.
+    ///
+    /// # Errors
+    /// [`ManifestError`] with line, column, the key and what is allowed.
+    pub fn parse(text: &str) -> Result<Self, ManifestError> {
+        let raw: Raw = toml::from_str(text)
+            .map_err(|e| ManifestError::at(text, e.span().unwrap_or(0..0), e.message().to_owned()))?;
+        raw.check().map_err(|Mistake { span, message }| ManifestError::at(text, span, message))
+    }
+
+    /// What the enclave is held to: this manifest's word where it has one, else the image's, else the default.
+    ///
+    /// As with container engines, a `command` of the manifest replaces both `Entrypoint` and `Cmd`, and its `env` is
+    /// added to the image's, name by name.
+    ///
+    /// # Errors
+    /// [`ResolveError`] when no program is named or the image's configuration is malformed.
+    pub fn resolve(&self, image: &ImageConfig) -> Result<Measured, ResolveError> {
+        let mut services = Vec::with_capacity(self.services.len() + 1);
+        for (name, overrides) in &self.services {
+            services.push(overrides.service(name, image)?);
+        }
+        services.push(self.app.service(APP, image)?);
+        let measured = Measured {
+            attestation: self.attestation,
+            name: self.name.clone(),
+            publish: self.publish.clone(),
+            services,
+            version: MEASURED_VERSION,
+        };
+        measured.check().map_err(ResolveError::Inconsistent)?;
+        Ok(measured)
+    }
+}
+
+impl ManifestError {
+    fn at(text: &str, span: Range<usize>, message: String) -> Self {
+        let before = text.get(..span.start).unwrap_or(text);
+        let line_start = before.rfind('\n').map_or(0, |i| i + 1);
+        Self {
+            line: before.matches('\n').count() + 1,
+            column: before[line_start..].chars().count() + 1,
+            message,
+        }
+    }
+}
+
+/// What a manifest says of one service; `None` leaves it to the image or the default.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Overrides {
+    command: Option<Vec<String>>,
+    env: BTreeMap<String, String>,
+    workdir: Option<String>,
+    user: Option<String>,
+    restart: Restart,
+    ready: Readiness,
+    ready_timeout_s: u32,
+}
+
+impl Overrides {
+    fn service(&self, name: &str, image: &ImageConfig) -> Result<Service, ResolveError> {
+        let command = match &self.command {
+            Some(command) => command.clone(),
+            None => image.entrypoint.iter().chain(&image.cmd).cloned().collect(),
+        };
+        if command.is_empty() {
+            return Err(ResolveError::NoCommand);
+        }
+        let mut env = BTreeMap::from([("PATH".to_owned(), DEFAULT_PATH.to_owned())]);
+        for entry in &image.env {
+            let (key, value) =
+                entry.split_once('=').ok_or_else(|| ResolveError::ImageEnv { entry: entry.clone() })?;
+            env.insert(key.to_owned(), value.to_owned());
+        }
+        env.extend(self.env.clone());
+        let or = |own: &Option<String>, image: &str, default: &str| match own {
+            Some(own) => own.clone(),
+            None if image.is_empty() => default.to_owned(),
+            None => image.to_owned(),
+        };
+        Ok(Service {
+            command,
+            env,
+            name: name.to_owned(),
+            ready: self.ready,
+            ready_timeout_s: self.ready_timeout_s,
+            restart: self.restart,
+            user: or(&self.user, &image.user, "0:0"),
+            workdir: or(&self.workdir, &image.workdir, "/"),
+        })
+    }
+}
+
+/// A broken rule and the bytes of the text that break it.
+struct Mistake {
+    span: Range<usize>,
+    message: String,
+}
+
+fn mistake<T>(at: &Spanned<T>, message: impl Into<String>) -> Mistake {
+    Mistake { span: at.span(), message: message.into() }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    name: Spanned<String>,
+    image: Spanned<RawImage>,
+    #[serde(default)]
+    kernel: Option<PathBuf>,
+    #[serde(default)]
+    app: RawService,
+    #[serde(default)]
+    service: Vec<Spanned<RawNamedService>>,
+    #[serde(default)]
+    resources: RawResources,
+    #[serde(default)]
+    publish: Vec<RawPublish>,
+    #[serde(default)]
+    attestation: RawAttestation,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawImage {
+    oci: Option<PathBuf>,
+    tag: Option<String>,
+    rootfs: Option<PathBuf>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawService {
+    command: Option<Spanned<Vec<String>>>,
+    #[serde(default)]
+    env: BTreeMap<Spanned<String>, String>,
+    workdir: Option<Spanned<String>>,
+    user: Option<Spanned<String>>,
+    restart: Option<Restart>,
+    ready: Option<Spanned<String>>,
+    ready_timeout: Option<Spanned<u32>>,
+}
+
+/// `[[service]]`. Its keys are those of `[app]` and a name; written out because serde cannot refuse unknown keys
+/// through a flattened struct.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawNamedService {
+    name: Spanned<String>,
+    command: Spanned<Vec<String>>,
+    #[serde(default)]
+    env: BTreeMap<Spanned<String>, String>,
+    workdir: Option<Spanned<String>>,
+    user: Option<Spanned<String>>,
+    restart: Option<Restart>,
+    ready: Option<Spanned<String>>,
+    ready_timeout: Option<Spanned<u32>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawResources {
+    cpus: Option<Spanned<u32>>,
+    memory_mib: Option<Spanned<u32>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPublish {
+    port: Spanned<u16>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawAttestation {
+    enabled: Option<bool>,
+    port: Option<Spanned<u16>>,
+}
+
+impl Raw {
+    fn check(self) -> Result<Manifest, Mistake> {
+        check_name("name", &self.name)?;
+        let attestation = self.attestation.check()?;
+        let mut services = Vec::new();
+        for raw in self.service {
+            let (name, overrides) = raw.into_inner().check()?;
+            if name.get_ref() == APP || services.iter().any(|(n, _)| n == name.get_ref()) {
+                let text =
+                    format!("`service.name`: {:?} is taken; `{APP}` is the [app] section", name.get_ref());
+                return Err(mistake(&name, text));
+            }
+            services.push((name.into_inner(), overrides));
+        }
+        Ok(Manifest {
+            name: self.name.into_inner(),
+            image: check_image(self.image)?,
+            kernel: self.kernel,
+            resources: self.resources.check()?,
+            publish: check_publish(self.publish, attestation)?,
+            attestation,
+            app: self.app.check()?,
+            services,
+        })
+    }
+}
+
+fn check_name(key: &str, name: &Spanned<String>) -> Result<(), Mistake> {
+    if is_valid_name(name.get_ref()) {
+        return Ok(());
+    }
+    let text = format!(
+        "`{key}`: {:?} is not allowed: 1 to 63 lower-case letters, digits and `-`, not `-` at either end",
+        name.get_ref()
+    );
+    Err(mistake(name, text))
+}
+
+fn check_image(image: Spanned<RawImage>) -> Result<ImageSource, Mistake> {
+    let span = image.span();
+    match image.into_inner() {
+        RawImage { oci: Some(layout), tag, rootfs: None } => Ok(ImageSource::Oci { layout, tag }),
+        RawImage { oci: None, tag: None, rootfs: Some(path) } => Ok(ImageSource::Rootfs(path)),
+        _ => Err(Mistake {
+            span,
+            message:
+                "`image`: say either `oci` (an OCI layout directory, with `tag` if it holds several images) \
+                      or `rootfs` (a directory or tar archive)"
+                    .to_owned(),
+        }),
+    }
+}
+
+fn check_port(key: &str, port: &Spanned<u16>) -> Result<NonZeroU16, Mistake> {
+    match NonZeroU16::new(*port.get_ref()) {
+        Some(number) if !RESERVED_PORTS.contains(&number.get()) => Ok(number),
+        _ => Err(mistake(
+            port,
+            format!(
+                "`{key}`: {} is not allowed: 1 to 65535, but not {RESERVED_PORTS:?}, which the framework uses",
+                port.get_ref()
+            ),
+        )),
+    }
+}
+
+fn check_publish(raw: Vec<RawPublish>, attestation: Option<Attestation>) -> Result<Vec<NonZeroU16>, Mistake> {
+    let mut ports = Vec::with_capacity(raw.len());
+    for RawPublish { port } in raw {
+        let number = check_port("publish.port", &port)?;
+        if attestation.is_some_and(|a| a.port == number) {
+            let text =
+                format!("`publish.port`: {number} is the attestation web server's and is published already");
+            return Err(mistake(&port, text));
+        }
+        if ports.contains(&number) {
+            return Err(mistake(&port, format!("`publish.port`: {number} stands there twice")));
+        }
+        ports.push(number);
+    }
+    ports.sort_unstable();
+    Ok(ports)
+}
+
+impl RawAttestation {
+    fn check(&self) -> Result<Option<Attestation>, Mistake> {
+        let default = NonZeroU16::new(DEFAULT_ATTESTATION_PORT).expect("the default port is not 0");
+        let port = match &self.port {
+            Some(port) => check_port("attestation.port", port)?,
+            None => default,
+        };
+        Ok(self.enabled.unwrap_or(true).then_some(Attestation { port }))
+    }
+}
+
+impl RawResources {
+    fn check(&self) -> Result<Resources, Mistake> {
+        let at_least = |key: &str, value: &Option<Spanned<u32>>, least: u32, default: u32| match value {
+            None => Ok(default),
+            Some(value) if *value.get_ref() >= least => Ok(*value.get_ref()),
+            Some(value) => Err(mistake(
+                value,
+                format!("`resources.{key}`: {} is not allowed: at least {least}", value.get_ref()),
+            )),
+        };
+        Ok(Resources {
+            cpus: at_least("cpus", &self.cpus, 1, 2)?,
+            memory_mib: at_least("memory_mib", &self.memory_mib, 64, 512)?,
+        })
+    }
+}
+
+impl RawNamedService {
+    fn check(self) -> Result<(Spanned<String>, Overrides), Mistake> {
+        check_name("service.name", &self.name)?;
+        let overrides = RawService {
+            command: Some(self.command),
+            env: self.env,
+            workdir: self.workdir,
+            user: self.user,
+            restart: self.restart,
+            ready: self.ready,
+            ready_timeout: self.ready_timeout,
+        };
+        Ok((self.name, overrides.check()?))
+    }
+}
+
+impl RawService {
+    fn check(self) -> Result<Overrides, Mistake> {
+        let nul = |text: &str| text.contains('\0');
+        if let Some(command) = &self.command {
+            let words = command.get_ref();
+            if words.first().is_none_or(String::is_empty) || words.iter().any(|w| nul(w)) {
+                let text = "`command`: at least the program, as a list of strings without NUL bytes";
+                return Err(mistake(command, text));
+            }
+        }
+        for (key, value) in &self.env {
+            let name = key.get_ref();
+            if name.is_empty() || !name.bytes().all(|b| b.is_ascii_graphic() && b != b'=') || nul(value) {
+                let text = format!(
+                    "`env`: {name:?}: names are printable ASCII without `=`, values have no NUL bytes"
+                );
+                return Err(mistake(key, text));
+            }
+        }
+        if let Some(dir) = self.workdir.as_ref().filter(|d| !d.get_ref().starts_with('/') || nul(d.get_ref()))
+        {
+            return Err(mistake(dir, format!("`workdir`: {:?} is not an absolute path", dir.get_ref())));
+        }
+        if let Some(user) = self.user.as_ref().filter(|u| u.get_ref().is_empty() || nul(u.get_ref())) {
+            return Err(mistake(user, "`user`: allowed: name, uid, name:group or uid:gid"));
+        }
+        let ready_timeout_s = match &self.ready_timeout {
+            Some(seconds) if *seconds.get_ref() == 0 => {
+                return Err(mistake(seconds, "`ready_timeout`: at least 1 second"));
+            }
+            Some(seconds) => *seconds.get_ref(),
+            None => DEFAULT_READY_TIMEOUT_S,
+        };
+        let ready = match &self.ready {
+            None => Readiness::Started,
+            Some(text) => text
+                .get_ref()
+                .parse()
+                .map_err(|allowed| mistake(text, format!("`ready`: {:?}: {allowed}", text.get_ref())))?,
+        };
+        Ok(Overrides {
+            command: self.command.map(Spanned::into_inner),
+            env: self.env.into_iter().map(|(k, v)| (k.into_inner(), v)).collect(),
+            workdir: self.workdir.map(Spanned::into_inner),
+            user: self.user.map(Spanned::into_inner),
+            restart: self.restart.unwrap_or(Restart::Never),
+            ready,
+            ready_timeout_s,
+        })
+    }
+}
