@@ -1,0 +1,280 @@
+//! From a manifest and its inputs to an image file.
+
+use std::{
+    fs::File,
+    io::{self, BufReader, Read, Seek, SeekFrom},
+    path::{Path, PathBuf},
+};
+
+use eif::{BuildMetadata, Metadata, Source, Writer};
+use manifest::Manifest;
+
+use crate::{
+    BuildReport, Digest, Error, Limits, REPORT_VERSION,
+    digest::HashingReader,
+    error::WriteError,
+    intake::Intake,
+    notes::Notes,
+    output::{Output, directory_of},
+    ramdisk::{BootFile, write_application, write_boot},
+    report::registers,
+    source::{Application, take_in},
+    time::{LAST_SECOND, rfc3339},
+    tree::{Kind, Tree},
+};
+
+/// The command line for a kernel with everything built in.
+pub const DEFAULT_CMDLINE: &str = "reboot=k panic=30 pci=off nomodules console=ttyS0 random.trust_cpu=on";
+
+/// The command line for a kernel that loads `nsm.ko`.
+pub const DEFAULT_CMDLINE_WITH_MODULE: &str = "reboot=k panic=30 pci=off console=ttyS0 random.trust_cpu=on";
+
+/// Everything an image is made of. The same input gives the same bytes, whoever builds it, where and when.
+#[derive(Clone, Debug)]
+pub struct BuildInput<'a> {
+    /// What to build.
+    pub manifest: &'a Manifest,
+    /// The directory that the manifest's paths are relative to.
+    pub base_dir: &'a Path,
+    /// The static multi-call binary that becomes `/init`.
+    pub guest_binary: &'a Path,
+    /// What boots it.
+    pub kernel: Kernel,
+    /// The image file to write. Unpacked layers are held in its file system meanwhile.
+    pub output: &'a Path,
+    /// What inputs may ask for.
+    pub limits: Limits,
+    /// The time in the image's metadata, which nothing measures, in seconds since 1970: `SOURCE_DATE_EPOCH`, else 0.
+    pub build_time: u64,
+}
+
+/// A kernel and how it is started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kernel {
+    /// The kernel, a `bzImage`.
+    pub bzimage: PathBuf,
+    /// Its command line.
+    pub cmdline: String,
+    /// The driver of the security module, for kernels that do not have it built in.
+    pub nsm_ko: Option<PathBuf>,
+}
+
+impl Kernel {
+    /// A kernel with the default command line: [`DEFAULT_CMDLINE`], or [`DEFAULT_CMDLINE_WITH_MODULE`].
+    pub fn new(bzimage: impl Into<PathBuf>, nsm_ko: Option<PathBuf>) -> Self {
+        let cmdline = if nsm_ko.is_some() { DEFAULT_CMDLINE_WITH_MODULE } else { DEFAULT_CMDLINE };
+        Self { bzimage: bzimage.into(), cmdline: cmdline.to_owned(), nsm_ko }
+    }
+}
+
+/// What a build is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Step<'a> {
+    /// Reading and checking a layer.
+    Layer {
+        /// Its place, the lowest being 1.
+        number: usize,
+        /// How many there are.
+        of: usize,
+        /// Its length as it is stored, in bytes.
+        bytes: u64,
+    },
+    /// Reading a root file system.
+    Rootfs {
+        /// The archive or directory.
+        path: &'a Path,
+    },
+    /// Writing and measuring the image.
+    Write {
+        /// Files, directories and links in it.
+        files: u64,
+        /// What the files hold, in bytes.
+        bytes: u64,
+    },
+}
+
+/// Called at the beginning of each step.
+pub type Progress<'a> = &'a dyn Fn(Step<'_>);
+
+/// Builds an image and puts it in the place of `input.output`, whole or not at all.
+///
+/// # Errors
+/// [`Error`] names what is wrong with which input. Nothing is left behind then, and an older image stays as it was.
+pub fn build(input: &BuildInput<'_>, progress: Progress<'_>) -> Result<BuildReport, Error> {
+    if input.build_time > LAST_SECOND {
+        return Err(Error::BuildTime { found: input.build_time });
+    }
+    let unwritable = |e: io::Error| write_error(input, e);
+    let mut output = Output::create(input.output).map_err(unwritable)?;
+    let mut boot = BootInputs::open(input)?;
+    let mut intake = Intake::new(input.limits, directory_of(input.output)).map_err(unwritable)?;
+    let application = take_in(&input.manifest.image, input.base_dir, &mut intake, progress)?;
+    let manifest = input.manifest.resolve(&application.config)?.to_canonical_json();
+    let (files, bytes) = extent(&application.tree);
+    progress(Step::Write { files, bytes });
+    let measurements = write_image(input, &mut boot, &manifest, &application.tree, output.file())
+        .map_err(|e| write_error(input, e))?;
+    let report = BuildReport {
+        pcrs: registers(&measurements, &manifest),
+        files,
+        content_bytes: bytes,
+        eif_bytes: output.file().metadata().map_err(unwritable)?.len(),
+        ..describe(input, &boot, &application, intake.into_notes())
+    };
+    output.commit().map_err(unwritable)?;
+    Ok(report)
+}
+
+fn write_error(input: &BuildInput<'_>, source: impl Into<WriteError>) -> Error {
+    Error::Write { path: input.output.to_owned(), source: source.into() }
+}
+
+/// How many entries there are, and how many bytes their files hold.
+fn extent(tree: &Tree) -> (u64, u64) {
+    let mut files = 0;
+    let mut contents = std::collections::BTreeMap::new();
+    for (_, id, inode) in tree.iter() {
+        files += 1;
+        if let Kind::File(content) = &inode.kind {
+            contents.insert(id, content.len());
+        }
+    }
+    (files, contents.into_values().sum())
+}
+
+fn write_image(
+    input: &BuildInput<'_>,
+    boot: &mut BootInputs,
+    manifest: &[u8],
+    tree: &Tree,
+    output: &mut File,
+) -> Result<eif::Measurements, WriteError> {
+    let metadata = metadata(input, boot.kernel_version.clone());
+    let resources = input.manifest.resources;
+    let options = eif::Options {
+        default_memory_bytes: u64::from(resources.memory_mib) << 20,
+        default_cpus: u64::from(resources.cpus),
+        ..eif::Options::default()
+    };
+    let kernel = Source::reader(&mut boot.kernel.reader, boot.kernel.len);
+    let mut image = Writer::create(output, &options, kernel, &input.kernel.cmdline, &metadata)?;
+    image.ramdisk_with(|section| {
+        let nsm_ko = boot.nsm_ko.as_mut().map(BootInput::file);
+        write_boot(section, boot.guest_binary.file(), nsm_ko)
+    })?;
+    image.ramdisk_with(|section| write_application(section, manifest, tree))?;
+    Ok(image.finish(None)?)
+}
+
+fn metadata(input: &BuildInput<'_>, kernel_version: String) -> Metadata {
+    Metadata {
+        image_name: input.manifest.name.clone(),
+        image_version: "1.0".to_owned(),
+        build: BuildMetadata {
+            build_time: rfc3339(input.build_time),
+            build_tool: "glasshouse".to_owned(),
+            build_tool_version: env!("CARGO_PKG_VERSION").to_owned(),
+            operating_system: "Linux".to_owned(),
+            kernel_version,
+        },
+        docker_info: serde_json::Value::Null,
+        custom: serde_json::Value::Null,
+    }
+}
+
+fn describe(
+    input: &BuildInput<'_>,
+    boot: &BootInputs,
+    application: &Application,
+    notes: Notes,
+) -> BuildReport {
+    BuildReport {
+        version: REPORT_VERSION,
+        name: input.manifest.name.clone(),
+        pcrs: Default::default(),
+        kernel: boot.kernel.digest(),
+        cmdline: input.kernel.cmdline.clone(),
+        guest_binary: boot.guest_binary.digest(),
+        nsm_ko: boot.nsm_ko.as_ref().map(BootInput::digest),
+        image_manifest: application.image_manifest,
+        files: 0,
+        content_bytes: 0,
+        eif_bytes: 0,
+        notes: notes.into_vec(),
+    }
+}
+
+/// The files that boot an image, opened before any long work begins.
+struct BootInputs {
+    kernel: BootInput,
+    kernel_version: String,
+    guest_binary: BootInput,
+    nsm_ko: Option<BootInput>,
+}
+
+/// One of them, hashed as it is read.
+struct BootInput {
+    reader: HashingReader<BufReader<File>>,
+    len: u64,
+}
+
+impl BootInputs {
+    fn open(input: &BuildInput<'_>) -> Result<Self, Error> {
+        let (kernel, kernel_version) =
+            open_kernel(&input.kernel.bzimage).map_err(|source| open_error(&input.kernel.bzimage, source))?;
+        let open = |path: &Path| BootInput::open(path).map_err(|source| open_error(path, source));
+        Ok(Self {
+            kernel,
+            kernel_version,
+            guest_binary: open(input.guest_binary)?,
+            nsm_ko: input.kernel.nsm_ko.as_deref().map(open).transpose()?,
+        })
+    }
+}
+
+fn open_error(path: &Path, source: io::Error) -> Error {
+    Error::File { doing: "open", path: path.to_owned(), source }
+}
+
+impl BootInput {
+    fn open(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        let reader = HashingReader::new(BufReader::new(file));
+        Ok(Self { reader, len: metadata.len() })
+    }
+
+    fn file(&mut self) -> BootFile<'_> {
+        BootFile { content: &mut self.reader, len: self.len }
+    }
+
+    /// The digest of the file, once it was read to its end.
+    fn digest(&self) -> Digest {
+        self.reader.digest()
+    }
+}
+
+fn open_kernel(path: &Path) -> io::Result<(BootInput, String)> {
+    let version = kernel_version(&mut File::open(path)?)?;
+    let version = version.unwrap_or_else(|| "unknown".to_owned());
+    Ok((BootInput::open(path)?, version))
+}
+
+/// The version in a `bzImage`, for people who look at the metadata (Linux, `Documentation/arch/x86/boot.rst`: `header`
+/// at 0x202, `kernel_version` at 0x20e, relative to 0x200).
+fn kernel_version(kernel: &mut (impl Read + Seek)) -> io::Result<Option<String>> {
+    let mut setup = Vec::new();
+    kernel.by_ref().take(0x210).read_to_end(&mut setup)?;
+    let (Some(b"HdrS"), Some(&[low, high])) = (setup.get(0x202..0x206), setup.get(0x20e..0x210)) else {
+        return Ok(None);
+    };
+    kernel.seek(SeekFrom::Start(0x200 + u64::from(u16::from_le_bytes([low, high]))))?;
+    let mut text = Vec::new();
+    kernel.by_ref().take(128).read_to_end(&mut text)?;
+    let word = text.split(|b| !b.is_ascii_graphic()).next().filter(|w| !w.is_empty());
+    Ok(word.map(|w| String::from_utf8_lossy(w).into_owned()))
+}

@@ -1,0 +1,41 @@
+//! Builds reproducible enclave images: a container image or a root file system becomes an EIF and its reference
+//! values.
+//!
+//! [`build`] takes a [`manifest::Manifest`], the application's files, the guest binary and a kernel, and writes one
+//! image file. The same inputs give the same bytes: no clock, user, umask, locale, path or directory order shows in
+//! them. Layers are put on each other in memory, names and modes only, while the files' bytes stay on disk; nothing is
+//! ever extracted. [`measured_manifest`] and [`unpack_ramdisks`] read an image again.
+//!
+//! It runs no program, needs no privilege and no network, and prints nothing: the `glasshouse` command calls it.
+
+#![forbid(unsafe_code)]
+
+mod archive;
+mod build;
+mod content;
+mod digest;
+mod error;
+mod intake;
+mod limits;
+mod notes;
+mod oci;
+mod output;
+mod path;
+mod pax;
+mod ramdisk;
+mod report;
+mod rootfs;
+mod source;
+mod stream;
+mod time;
+mod tree;
+mod unpack;
+mod zstd;
+
+pub use build::{BuildInput, DEFAULT_CMDLINE, DEFAULT_CMDLINE_WITH_MODULE, Kernel, Progress, Step, build};
+pub use digest::{Digest, DigestError};
+pub use error::{EntryError, Error, LayerError, OciError, UnpackError, WriteError};
+pub use limits::Limits;
+pub use notes::{Note, NoteKind};
+pub use report::{BuildReport, PcrValue, PcrValueError, REPORT_VERSION, reference_values_path, registers};
+pub use unpack::{MANIFEST_PATH, Ownership, measured_manifest, unpack_ramdisks};

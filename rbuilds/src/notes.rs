@@ -1,0 +1,80 @@
+//! What a build left out or changed, for the person who reads the report.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::path::EntryPath;
+
+/// How many paths a note names before it only counts.
+const MAX_EXAMPLES: usize = 5;
+
+/// One kind of thing that the image does not carry as the input had it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    /// What happened.
+    pub kind: NoteKind,
+    /// To how many entries.
+    pub count: u64,
+    /// The first of them, at most five, as paths inside the image.
+    pub examples: Vec<String>,
+}
+
+/// What happened to an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum NoteKind {
+    /// A device or named pipe below `/dev` was left out: the enclave has its own `/dev`.
+    DeviceLeftOut,
+    /// A socket was left out: it means nothing without the process that listens on it.
+    SocketLeftOut,
+    /// File capabilities (`security.capability`) were dropped: a ramdisk holds no extended attributes.
+    CapabilitiesDropped,
+    /// Other extended attributes were dropped, for the same reason.
+    AttributesDropped,
+    /// A setuid or setgid bit was dropped because owners of a directory input are not taken over.
+    SetIdDropped,
+    /// Metadata of the AUFS file system (`.wh..wh.*`) was left out.
+    AufsMetadataLeftOut,
+}
+
+impl NoteKind {
+    /// One sentence for a person.
+    pub const fn explanation(self) -> &'static str {
+        match self {
+            Self::DeviceLeftOut => {
+                "devices and named pipes below /dev were left out: the enclave has its own /dev"
+            }
+            Self::SocketLeftOut => "sockets were left out",
+            Self::CapabilitiesDropped => {
+                "file capabilities were dropped: a ramdisk (cpio) holds no extended attributes"
+            }
+            Self::AttributesDropped => "extended attributes were dropped: a ramdisk (cpio) holds none",
+            Self::SetIdDropped => {
+                "setuid and setgid bits were dropped: all files of a directory belong to root in the image; \
+                 use an archive or an image layout to keep owners and modes"
+            }
+            Self::AufsMetadataLeftOut => "metadata of the AUFS file system was left out",
+        }
+    }
+}
+
+/// Gathers notes.
+#[derive(Debug, Default)]
+pub(crate) struct Notes(BTreeMap<NoteKind, (u64, Vec<String>)>);
+
+impl Notes {
+    pub(crate) fn add(&mut self, kind: NoteKind, path: &EntryPath) {
+        let (count, examples) = self.0.entry(kind).or_default();
+        *count += 1;
+        if examples.len() < MAX_EXAMPLES {
+            examples.push(path.to_string());
+        }
+    }
+
+    pub(crate) fn into_vec(self) -> Vec<Note> {
+        let note = |(kind, (count, examples))| Note { kind, count, examples };
+        self.0.into_iter().map(note).collect()
+    }
+}

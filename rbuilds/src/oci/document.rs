@@ -1,0 +1,146 @@
+//! The JSON documents of an image layout (OCI image specification 1.1), as far as a build needs them.
+//!
+//! Unknown members are ignored, as the specification asks. Docker's schema 2 documents have the same members.
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::Deserialize;
+
+use crate::Digest;
+
+/// The annotation that holds a tag.
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+
+/// `oci-layout`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct LayoutMarker {
+    pub(crate) image_layout_version: String,
+}
+
+/// Names a blob.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Descriptor {
+    #[serde(default)]
+    pub(crate) media_type: String,
+    pub(crate) digest: Digest,
+    /// In bytes.
+    pub(crate) size: u64,
+    #[serde(default)]
+    annotations: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    pub(crate) platform: Option<Platform>,
+}
+
+/// What an image runs on.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(crate) struct Platform {
+    pub(crate) os: String,
+    pub(crate) architecture: String,
+}
+
+/// What a blob is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BlobKind {
+    Index,
+    Manifest,
+    Layer,
+}
+
+/// `index.json`, or an index that it names.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Index {
+    pub(crate) schema_version: u32,
+    pub(crate) manifests: Vec<Descriptor>,
+}
+
+/// An image manifest.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Manifest {
+    pub(crate) schema_version: u32,
+    pub(crate) config: Descriptor,
+    pub(crate) layers: Vec<Descriptor>,
+}
+
+/// An image configuration.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Config {
+    #[serde(flatten)]
+    pub(crate) platform: Platform,
+    #[serde(default)]
+    config: Option<Execution>,
+    pub(crate) rootfs: RootFs,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct RootFs {
+    pub(crate) diff_ids: Vec<Digest>,
+}
+
+/// How the image wants to be run. Members are absent, `null` or empty where the image does not say.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Execution {
+    entrypoint: Option<Vec<String>>,
+    cmd: Option<Vec<String>>,
+    env: Option<Vec<String>>,
+    working_dir: Option<String>,
+    user: Option<String>,
+}
+
+impl Descriptor {
+    /// The image's tag, if it has one.
+    pub(crate) fn tag(&self) -> Option<&str> {
+        self.annotations.as_ref()?.get(REF_NAME).map(String::as_str)
+    }
+
+    /// What the media type says it is. The types of Docker's schema 2 mean the same.
+    pub(crate) fn kind(&self) -> Option<BlobKind> {
+        Some(match self.media_type.as_str() {
+            "application/vnd.oci.image.index.v1+json"
+            | "application/vnd.docker.distribution.manifest.list.v2+json" => BlobKind::Index,
+            "application/vnd.oci.image.manifest.v1+json"
+            | "application/vnd.docker.distribution.manifest.v2+json" => BlobKind::Manifest,
+            "application/vnd.oci.image.layer.v1.tar"
+            | "application/vnd.oci.image.layer.v1.tar+gzip"
+            | "application/vnd.oci.image.layer.v1.tar+zstd"
+            | "application/vnd.oci.image.layer.nondistributable.v1.tar"
+            | "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
+            | "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd"
+            | "application/vnd.docker.image.rootfs.diff.tar"
+            | "application/vnd.docker.image.rootfs.diff.tar.gzip"
+            | "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip" => BlobKind::Layer,
+            _ => return None,
+        })
+    }
+}
+
+impl Platform {
+    /// Whether it is an enclave's: linux/amd64.
+    pub(crate) fn is_enclave(&self) -> bool {
+        self.os == "linux" && self.architecture == "amd64"
+    }
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)
+    }
+}
+
+impl Config {
+    /// What the image says of the program in it.
+    pub(crate) fn image_config(&self) -> manifest::ImageConfig {
+        let Some(run) = &self.config else { return manifest::ImageConfig::default() };
+        manifest::ImageConfig {
+            entrypoint: run.entrypoint.clone().unwrap_or_default(),
+            cmd: run.cmd.clone().unwrap_or_default(),
+            env: run.env.clone().unwrap_or_default(),
+            workdir: run.working_dir.clone().unwrap_or_default(),
+            user: run.user.clone().unwrap_or_default(),
+        }
+    }
+}

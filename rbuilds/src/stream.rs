@@ -1,0 +1,139 @@
+//! A layer's bytes on their way from the blob to the archive reader: hashed, decompressed, counted, hashed again.
+
+use std::{
+    fs::File,
+    io::{self, BufRead, BufReader, Read},
+    sync::Arc,
+};
+
+use flate2::bufread::MultiGzDecoder;
+
+use crate::{
+    Digest,
+    digest::{HashingReader, drain},
+    zstd::ZstdReader,
+};
+
+const BUFFER_BYTES: usize = 128 << 10;
+
+/// The bytes of the blob.
+type Blob = BufReader<HashingReader<SharedFile>>;
+
+/// Reads an archive that may be compressed. What the compression is shows in its first bytes, not in a name or media
+/// type: those are often wrong, and the digest binds the bytes anyway.
+pub(crate) struct LayerStream {
+    unpacked: HashingReader<Bounded<Decompressor>>,
+}
+
+impl LayerStream {
+    /// `limit` is the most bytes that may come out.
+    pub(crate) fn new(file: Arc<File>, limit: u64) -> io::Result<Self> {
+        let hashing = HashingReader::new(SharedFile(file));
+        let blob = BufReader::with_capacity(BUFFER_BYTES, hashing);
+        let unpacked = HashingReader::new(Bounded { inner: Decompressor::detect(blob)?, left: limit });
+        Ok(Self { unpacked })
+    }
+
+    /// Whether the archive's bytes are the blob's.
+    pub(crate) fn is_uncompressed(&self) -> bool {
+        matches!(self.unpacked.inner().inner, Decompressor::None(_))
+    }
+
+    /// Bytes of the archive read so far.
+    pub(crate) fn count(&self) -> u64 {
+        self.unpacked.count()
+    }
+
+    /// Reads what the archive reader left. Gives the digest of the blob, and digest and length of what it unpacks to;
+    /// the former is there even if the latter is not, since a wrong digest explains a broken archive.
+    pub(crate) fn finish(mut self) -> io::Result<(Digest, io::Result<(Digest, u64)>)> {
+        let drained = io::copy(&mut self.unpacked, &mut io::sink());
+        let unpacked = drained.map(|_| (self.unpacked.digest(), self.unpacked.count()));
+        let mut rest = self.unpacked.into_inner().inner.into_blob();
+        drain(&mut rest)?;
+        Ok((rest.into_inner().digest(), unpacked))
+    }
+}
+
+impl Read for LayerStream {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.unpacked.read(buf)
+    }
+}
+
+enum Decompressor {
+    None(Blob),
+    Gzip(MultiGzDecoder<Blob>),
+    Zstd(Box<ZstdReader<Blob>>),
+}
+
+impl Decompressor {
+    fn detect(mut blob: Blob) -> io::Result<Self> {
+        let start = blob.fill_buf()?;
+        // RFC 1952, section 2.3.1; RFC 8878, section 3.1.1. A tar archive begins with a file name, which begins with
+        // neither: a name may hold any byte, but no tool writes these.
+        Ok(if start.starts_with(&[0x1f, 0x8b]) {
+            Self::Gzip(MultiGzDecoder::new(blob))
+        } else if ZstdReader::<Blob>::recognises(start) {
+            Self::Zstd(Box::new(ZstdReader::new(blob)))
+        } else {
+            Self::None(blob)
+        })
+    }
+
+    fn into_blob(self) -> Blob {
+        match self {
+            Self::None(blob) => blob,
+            Self::Gzip(decoder) => decoder.into_inner(),
+            Self::Zstd(decoder) => decoder.into_inner(),
+        }
+    }
+}
+
+impl Read for Decompressor {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::None(blob) => blob.read(buf),
+            Self::Gzip(decoder) => decoder.read(buf),
+            Self::Zstd(decoder) => decoder.read(buf),
+        }
+    }
+}
+
+/// Fails once more than `left` bytes come.
+struct Bounded<R> {
+    inner: R,
+    left: u64,
+}
+
+/// Inside the [`io::Error`] with which a stream fails that unpacks to more than it may.
+#[derive(Debug, thiserror::Error)]
+#[error("more bytes than allowed")]
+pub(crate) struct LimitReached;
+
+impl LimitReached {
+    /// Whether this error is that of a stream that unpacks to too much.
+    pub(crate) fn is(error: &io::Error) -> bool {
+        error.get_ref().is_some_and(|inner| inner.is::<Self>())
+    }
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buf)?;
+        match self.left.checked_sub(n as u64) {
+            Some(left) => self.left = left,
+            None => return Err(io::Error::other(LimitReached)),
+        }
+        Ok(n)
+    }
+}
+
+/// A file that slices of it can be taken of later.
+struct SharedFile(Arc<File>);
+
+impl Read for SharedFile {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        (&*self.0).read(buf)
+    }
+}
