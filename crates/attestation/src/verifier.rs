@@ -116,3 +116,6 @@ impl Issuer {
             && chain::verify_leaf(leaf, std::slice::from_ref(&self.anchor), &[], at).is_ok()
     }
 }
+
+#[cfg(test)]
+mod tests;
