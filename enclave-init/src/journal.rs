@@ -1,0 +1,157 @@
+//! What init and its services say: one copy for the host, one for the console.
+//!
+//! Nothing here waits for anybody: the host's copy goes to the bounded [`Outbox`], the console's is lost when the
+//! console is slow.
+
+use std::{
+    cell::{Cell, OnceCell, RefCell},
+    fs::{File, OpenOptions},
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
+    time::{Duration, Instant},
+};
+
+use rustix::fs::OFlags;
+use tokio::sync::Notify;
+
+use crate::{
+    event::{Event, Exit, Level, Outcome, ServiceState},
+    outbox::{Batch, LOG_BYTES, Outbox, STATE_BYTES},
+};
+
+/// Takes every event of the enclave.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    started: Instant,
+    outbox: RefCell<Outbox>,
+    changed: Notify,
+    closed: Cell<bool>,
+    console: OnceCell<File>,
+}
+
+impl Journal {
+    pub(crate) fn new() -> Self {
+        Self {
+            started: Instant::now(),
+            outbox: RefCell::new(Outbox::new(LOG_BYTES, STATE_BYTES)),
+            changed: Notify::new(),
+            closed: Cell::new(false),
+            console: OnceCell::new(),
+        }
+    }
+
+    /// Copies what follows to `/dev/console`, if there is one.
+    pub(crate) fn open_console(&self) {
+        let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
+        if let Ok(console) = OpenOptions::new().write(true).custom_flags(flags).open("/dev/console") {
+            let _ = self.console.set(console);
+        }
+    }
+
+    /// Time since init started.
+    pub(crate) fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    pub(crate) fn record(&self, event: Event) {
+        self.print(&event);
+        let at_ms = u64::try_from(self.now().as_millis()).unwrap_or(u64::MAX);
+        self.outbox.borrow_mut().push(at_ms, event);
+        self.changed.notify_one();
+    }
+
+    pub(crate) fn info(&self, text: impl Into<String>) {
+        self.record(Event::Message { level: Level::Info, text: text.into() });
+    }
+
+    pub(crate) fn warn(&self, text: impl Into<String>) {
+        self.record(Event::Message { level: Level::Warn, text: text.into() });
+    }
+
+    pub(crate) fn error(&self, text: impl Into<String>) {
+        self.record(Event::Message { level: Level::Error, text: text.into() });
+    }
+
+    /// Records the last event.
+    pub(crate) fn close(&self, exit: Exit) {
+        self.record(Event::Exit(exit));
+        self.closed.set(true);
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.get()
+    }
+
+    /// Takes the oldest events for the host.
+    pub(crate) fn take(&self, max_bytes: usize) -> Batch {
+        self.outbox.borrow_mut().take(max_bytes)
+    }
+
+    /// Waits until something was recorded since the last wait.
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    fn print(&self, event: &Event) {
+        let (Some(mut console), Some((who, text))) = (self.console.get(), readable(event)) else { return };
+        // A console that cannot take it now does not get it.
+        let _ = console.write(format!("[{who}] {}\n", printable(&text)).as_bytes());
+    }
+}
+
+/// An error and its causes, on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// Who says what, for people at the console.
+fn readable(event: &Event) -> Option<(&str, String)> {
+    let init = |text: String| Some(("init", text));
+    match event {
+        Event::Log { service, line, .. } => {
+            Some((service, String::from_utf8_lossy(&line.bytes).into_owned()))
+        }
+        Event::Message { text, .. } => init(text.clone()),
+        Event::Measured { name, manifest_sha384 } => init(format!("{name}: manifest {manifest_sha384}")),
+        Event::Ready => init("every service is ready".into()),
+        Event::Exit(exit) => init(format!("the enclave ends with status {} ({:?})", exit.code, exit.cause)),
+        Event::Service { service, run, state } => {
+            init(format!("{service} (run {run}): {}", readable_state(state)))
+        }
+        Event::Boot { .. } | Event::Dropped { .. } | Event::Unknown => None,
+    }
+}
+
+fn readable_state(state: &ServiceState) -> String {
+    match state {
+        ServiceState::Starting => "starting".into(),
+        ServiceState::Ready => "ready".into(),
+        ServiceState::NotReady { timeout_s } => format!("not ready after {timeout_s} s, killing it"),
+        ServiceState::Failed { reason } => format!("not started: {reason}"),
+        ServiceState::Exited(Outcome::Code(code)) => format!("exited with status {code}"),
+        ServiceState::Exited(Outcome::Signal(signal)) => format!("ended by signal {signal}"),
+        ServiceState::Restarting { delay_ms } => format!("starts again in {delay_ms} ms"),
+    }
+}
+
+/// Without control characters, which could rewrite what an operator's terminal shows.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\t' { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_console_gets_no_escape_sequences() {
+        assert_eq!(printable("a\x1b[2J\tb\u{9b}c"), "a\u{fffd}[2J\tb\u{fffd}c");
+    }
+}

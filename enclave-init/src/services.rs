@@ -1,0 +1,257 @@
+//! From the measured manifest to what has to be started: the framework's daemons, then the services.
+
+use std::{
+    ffi::OsString,
+    fs::File,
+    io::{self, Read},
+    path::Path,
+    time::Duration,
+};
+
+use manifest::{Measured, Readiness, Restart, Service};
+use rustix::{
+    fs::{CWD, Mode, OFlags, ResolveFlags},
+    io::Errno,
+};
+use sys::pid1::{Confinement, Launch};
+
+use crate::{
+    accounts::{self, AccountError},
+    boot::{MANIFEST_PATH, NSM_PATH},
+    mounts::{ROOTFS, RUNTIME_DIRECTORY},
+    notify,
+    place::Place,
+    supervisor::UnitSpec,
+};
+
+/// How long a daemon of the framework has to become ready.
+const DAEMON_READY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The mark of the framework's daemons in events. No service's name can have it.
+const DAEMON_MARK: char = '@';
+
+/// Longest `/etc/passwd` or `/etc/group` that is read, in bytes.
+const MAX_ACCOUNTS_BYTES: u64 = 1024 * 1024;
+
+/// A unit with all that it takes to start it.
+#[derive(Clone, Debug)]
+pub(crate) struct Unit {
+    pub(crate) spec: UnitSpec,
+    pub(crate) launch: Launch,
+    pub(crate) ready: Readiness,
+}
+
+/// Why a service of the manifest cannot be started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum PlanError {
+    #[error("service {service}: user {user:?}")]
+    User {
+        service: String,
+        user: String,
+        #[source]
+        source: AccountError,
+    },
+    #[error("cannot read the image's /{path}")]
+    Accounts {
+        path: &'static str,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Everything to start, in order, the main service last.
+pub(crate) fn plan(measured: &Measured, place: &Place) -> Result<Vec<Unit>, PlanError> {
+    let users = Users::read(Path::new(ROOTFS))?;
+    let mut units = daemons(measured, place);
+    for service in &measured.services {
+        units.push(self::service(service, &users)?);
+    }
+    Ok(units)
+}
+
+/// The framework's own daemons; every one says by itself that it is ready.
+fn daemons(measured: &Measured, place: &Place) -> Vec<Unit> {
+    let mut daemons = Vec::new();
+    if let Some(attestation) = measured.attestation {
+        let listen = place.guest(attestation.port.get().into()).to_string();
+        let api = format!("unix:{RUNTIME_DIRECTORY}/api.sock");
+        let words = ["--listen", &listen, "--api", &api, "--nsm", NSM_PATH, "--manifest", MANIFEST_PATH];
+        daemons.push(daemon("ra-web-srv", words.map(String::from).to_vec()));
+    }
+    if !measured.publish.is_empty() {
+        let mut words = vec!["reverse".to_owned()];
+        for port in &measured.publish {
+            let listen = place.guest(port.get().into());
+            words.extend(["--route".to_owned(), format!("{listen}=tcp://127.0.0.1:{port}")]);
+        }
+        daemons.push(daemon("pf-proxy", words));
+    }
+    daemons
+}
+
+/// A daemon is another applet of this very program.
+fn daemon(name: &str, words: Vec<String>) -> Unit {
+    let spec = UnitSpec {
+        name: format!("{DAEMON_MARK}{name}"),
+        restart: Restart::Always,
+        ready_timeout: Some(DAEMON_READY_TIMEOUT),
+    };
+    let args = std::iter::once(name.to_owned()).chain(words).map(OsString::from).collect();
+    let launch =
+        Launch { program: "/proc/self/exe".into(), args, env: vec![notify_variable()], confinement: None };
+    Unit { spec, launch, ready: Readiness::Notify }
+}
+
+fn service(service: &Service, users: &Users) -> Result<Unit, PlanError> {
+    let identity = accounts::resolve(&service.user, &users.passwd, &users.group).map_err(|source| {
+        PlanError::User { service: service.name.clone(), user: service.user.clone(), source }
+    })?;
+    let confinement = Confinement {
+        root: ROOTFS.into(),
+        workdir: service.workdir.clone().into(),
+        uid: identity.uid,
+        gid: identity.gid,
+        groups: users.may_set_groups.then_some(identity.groups),
+    };
+    let mut words = service.command.iter().map(OsString::from);
+    let program = words.next().expect("a measured service has a command");
+    let mut env: Vec<_> = service.env.iter().map(|(name, value)| (name.into(), value.into())).collect();
+    env.push(notify_variable());
+    let timeout = Duration::from_secs(service.ready_timeout_s.into());
+    let spec = UnitSpec {
+        name: service.name.clone(),
+        restart: service.restart,
+        ready_timeout: (service.ready != Readiness::Started).then_some(timeout),
+    };
+    let launch = Launch { program, args: words.collect(), env, confinement: Some(confinement) };
+    Ok(Unit { spec, launch, ready: service.ready })
+}
+
+fn notify_variable() -> (OsString, OsString) {
+    ("NOTIFY_SOCKET".into(), notify::SOCKET_PATH.into())
+}
+
+/// What the image says of users, and whether this user namespace lets groups be set.
+struct Users {
+    passwd: String,
+    group: String,
+    may_set_groups: bool,
+}
+
+impl Users {
+    fn read(root: &Path) -> Result<Self, PlanError> {
+        let read = |path| read_within(root, path).map_err(|source| PlanError::Accounts { path, source });
+        let setgroups = std::fs::read_to_string("/proc/self/setgroups").unwrap_or_default();
+        Ok(Self {
+            passwd: read("etc/passwd")?,
+            group: read("etc/group")?,
+            may_set_groups: setgroups.trim() != "deny",
+        })
+    }
+}
+
+/// Reads a text file of the image, its links resolved as the image means them; a missing file is empty.
+fn read_within(root: &Path, path: &str) -> io::Result<String> {
+    let directory =
+        rustix::fs::openat(CWD, root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file = match rustix::fs::openat2(directory, path, flags, Mode::empty(), ResolveFlags::IN_ROOT) {
+        Ok(file) => File::from(file),
+        Err(Errno::NOENT) => return Ok(String::new()),
+        Err(errno) => return Err(errno.into()),
+    };
+    let mut bytes = Vec::new();
+    file.take(MAX_ACCOUNTS_BYTES).read_to_end(&mut bytes)?;
+    // Names that are not UTF-8 cannot be in a manifest.
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use manifest::Attestation;
+    use std::{collections::BTreeMap, num::NonZeroU16, os::unix::fs::symlink};
+
+    fn measured() -> Measured {
+        let port = |port| NonZeroU16::new(port).unwrap();
+        Measured {
+            attestation: Some(Attestation { port: port(8443) }),
+            name: "demo".into(),
+            publish: vec![port(80), port(8080)],
+            services: Vec::new(),
+            version: 1,
+        }
+    }
+
+    #[test]
+    fn daemons_come_first_and_listen_where_the_host_reaches_them() {
+        let words = |place: &Place| -> Vec<_> {
+            let text = |unit: &Unit| {
+                unit.launch.args.iter().map(|word| word.to_str().unwrap()).collect::<Vec<_>>().join(" ")
+            };
+            daemons(&measured(), place).iter().map(text).collect()
+        };
+        assert_eq!(
+            words(&Place::Machine),
+            [
+                "ra-web-srv --listen vsock://any:8443 --api unix:/run/glasshouse/api.sock --nsm /dev/nsm \
+                 --manifest /glasshouse/manifest.json",
+                "pf-proxy reverse --route vsock://any:80=tcp://127.0.0.1:80 \
+                 --route vsock://any:8080=tcp://127.0.0.1:8080",
+            ]
+        );
+        let local = words(&Place::Local("/d".into()));
+        assert!(local[0].starts_with("ra-web-srv --listen unix:/d/guest_8443 "), "{local:?}");
+    }
+
+    #[test]
+    fn no_daemon_runs_that_nobody_asked_for() {
+        let quiet = Measured { attestation: None, publish: Vec::new(), ..measured() };
+        assert!(daemons(&quiet, &Place::Machine).is_empty());
+    }
+
+    #[test]
+    fn a_service_is_what_the_manifest_says() {
+        let service = Service {
+            command: vec!["server".into(), "--fast".into()],
+            env: BTreeMap::from([
+                ("NOTIFY_SOCKET".into(), "/elsewhere".into()),
+                ("PATH".into(), "/bin".into()),
+            ]),
+            name: "web".into(),
+            ready: Readiness::Started,
+            ready_timeout_s: 5,
+            restart: Restart::OnFailure,
+            user: "www".into(),
+            workdir: "/srv".into(),
+        };
+        let users =
+            Users { passwd: "www:x:33:34::/:\n".into(), group: "tls:x:7:www\n".into(), may_set_groups: true };
+        let unit = self::service(&service, &users).unwrap();
+        assert_eq!((unit.launch.program.to_str(), unit.launch.args.len()), (Some("server"), 1));
+        let names: Vec<_> = unit
+            .launch
+            .env
+            .iter()
+            .map(|(name, value)| (name.to_str().unwrap(), value.to_str().unwrap()))
+            .collect();
+        assert_eq!(names.last(), Some(&("NOTIFY_SOCKET", notify::SOCKET_PATH)));
+        assert_eq!(names[1], ("PATH", "/bin"));
+        let confinement = unit.launch.confinement.unwrap();
+        assert_eq!((confinement.uid, confinement.gid, confinement.groups), (33, 34, Some(vec![7])));
+        assert_eq!(unit.spec.ready_timeout, None);
+        let nobody = Service { user: "nobody".into(), ..service };
+        assert!(matches!(self::service(&nobody, &users), Err(PlanError::User { .. })));
+    }
+
+    #[test]
+    fn reads_accounts_as_the_image_means_them() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(root.path().join("etc")).unwrap();
+        std::fs::write(root.path().join("passwd.real"), "inside").unwrap();
+        symlink("/passwd.real", root.path().join("etc/passwd")).unwrap();
+        assert_eq!(read_within(root.path(), "etc/passwd").unwrap(), "inside");
+        assert_eq!(read_within(root.path(), "etc/group").unwrap(), "");
+    }
+}
