@@ -13,7 +13,6 @@ pub(crate) struct Identity {
 
 /// Why a user cannot be resolved.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
 pub(crate) enum AccountError {
     #[error("the image's /etc/passwd has no user {name:?}")]
     NoUser { name: String },

@@ -40,6 +40,9 @@ pub(crate) const MANIFEST_PATH: &str = "/glasshouse/manifest.json";
 /// The security module's driver, for kernels that have it as a module.
 const NSM_MODULE_PATH: &str = "/nsm.ko";
 
+/// More than any manifest has: one that is cut here is refused by its parser.
+const MAX_MANIFEST_BYTES: u64 = 4 * 1024 * 1024;
+
 /// How long the host has at the end to take the events that are left.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -48,7 +51,6 @@ const INPUTS: usize = 64;
 
 /// Why nothing was started.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub(crate) enum BootError {
     #[error(transparent)]
     Mount(#[from] MountError),
@@ -164,9 +166,6 @@ fn measure_manifest(module: &dyn Provider, journal: &Journal) -> Result<Measured
     journal.record(Event::Measured { name: measured.name.clone(), manifest_sha384 });
     Ok(measured)
 }
-
-/// More than any manifest has: one that is cut here is refused by its parser.
-const MAX_MANIFEST_BYTES: u64 = 4 * 1024 * 1024;
 
 /// Programs look `localhost` up, and an image made of a bare program has no file that says what it is.
 fn name_localhost(journal: &Journal) {

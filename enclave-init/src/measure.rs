@@ -8,7 +8,6 @@ const MANIFEST_PCR: u8 = 16;
 
 /// Why the manifest is not measured.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub(crate) enum MeasureError {
     #[error("cannot extend PCR16")]
     Extend(#[source] nsm::Error),

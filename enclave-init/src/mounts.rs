@@ -42,7 +42,6 @@ const READ_ONLY_PROC: [&str; 5] = ["sys", "sysrq-trigger", "irq", "bus", "fs"];
 
 /// What was being mounted or made when the system refused.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub(crate) enum MountError {
     #[error("cannot mount {path}")]
     Mount {

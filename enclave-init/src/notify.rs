@@ -9,6 +9,7 @@ use std::{
     mem::MaybeUninit,
     os::{fd::AsFd, unix::fs::PermissionsExt},
     path::Path,
+    time::Duration,
 };
 
 use rustix::{
@@ -22,6 +23,9 @@ pub(crate) const SOCKET_PATH: &str = "/run/glasshouse/notify";
 
 /// Longest message, in bytes; what is longer is cut by the kernel.
 const MAX_MESSAGE_BYTES: usize = 4096;
+
+/// Pause when the system cannot give a message, for want of memory say.
+const ERROR_PAUSE: Duration = Duration::from_millis(100);
 
 /// The receiving end.
 #[derive(Debug)]
@@ -38,15 +42,18 @@ impl NotifySocket {
     }
 
     /// The next message that says `READY=1`: the leader of its sender's session.
-    pub(crate) async fn ready_session(&self) -> io::Result<Pid> {
+    pub(crate) async fn ready_session(&self) -> Pid {
         loop {
             let receive = || receive(self.0.as_fd());
-            let (message, sender) = self.0.async_io(Interest::READABLE, receive).await?;
+            let Ok((message, sender)) = self.0.async_io(Interest::READABLE, receive).await else {
+                tokio::time::sleep(ERROR_PAUSE).await;
+                continue;
+            };
             // A sender that is gone already has no session any more; it cannot be told whom it spoke for.
             if says_ready(&message)
                 && let Some(Ok(session)) = sender.map(|pid| rustix::process::getsid(Some(pid)))
             {
-                return Ok(session);
+                return session;
             }
         }
     }
@@ -75,7 +82,6 @@ fn says_ready(message: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn readiness_is_one_assignment_among_others() {
@@ -97,7 +103,7 @@ mod tests {
             client.send_to(b"STATUS=loading", &path).unwrap();
             client.send_to(b"READY=1", &path).unwrap();
             let session = tokio::time::timeout(Duration::from_secs(10), socket.ready_session()).await;
-            assert_eq!(session.unwrap().unwrap(), rustix::process::getsid(None).unwrap());
+            assert_eq!(session.unwrap(), rustix::process::getsid(None).unwrap());
         });
     }
 }

@@ -11,7 +11,7 @@ use crate::event::{Event, Record};
 /// Memory for log lines that wait, in bytes. Some 25,000 short lines: a burst at a service's start is not cut.
 pub(crate) const LOG_BYTES: usize = 4 * 1024 * 1024;
 
-/// Memory for all other events that wait, in bytes. A service that fails at its start for a day makes less.
+/// Memory for all other events that wait, in bytes. A service that fails at every start needs hours to fill it.
 pub(crate) const STATE_BYTES: usize = 1024 * 1024;
 
 /// Events in order, waiting to be sent.

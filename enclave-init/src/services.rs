@@ -43,7 +43,6 @@ pub(crate) struct Unit {
 
 /// Why a service of the manifest cannot be started.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub(crate) enum PlanError {
     #[error("service {service}: user {user:?}")]
     User {

@@ -200,8 +200,8 @@ impl Shell {
         Some(Input::Exited { unit: process.unit, outcome: outcome(status) })
     }
 
-    fn announced(&self, session: io::Result<Pid>) -> Vec<Input> {
-        let found = session.ok().and_then(|session| self.processes.get(&session));
+    fn announced(&self, session: Pid) -> Vec<Input> {
+        let found = self.processes.get(&session);
         // Who waits for its port to answer, or for nothing, is not made ready by a message.
         let found = found.filter(|process| self.units[process.unit.0].ready == Readiness::Notify);
         found.map(|process| Input::Ready { unit: process.unit, run: process.run }).into_iter().collect()

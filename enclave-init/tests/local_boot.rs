@@ -59,7 +59,7 @@ const TESTS: [(&str, fn()); 10] = [
         "restarts_a_killed_service_and_shuts_down_on_request",
         restarts_a_killed_service_and_shuts_down_on_request,
     ),
-    ("leaves_no_zombies", leaves_no_zombies),
+    ("leaves_no_zombies_and_nothing_of_an_ended_service", leaves_no_zombies_and_nothing_of_an_ended_service),
     ("a_service_that_is_never_ready_stops_the_start", a_service_that_is_never_ready_stops_the_start),
     (
         "a_host_that_stops_reading_does_not_stop_the_enclave",
@@ -169,10 +169,10 @@ fn restarts_a_killed_service_and_shuts_down_on_request() {
     assert_eq!(enclave.status().code(), Some(143));
 }
 
-fn leaves_no_zombies() {
-    let mut enclave = Enclave::boot(&[app("main", "orphans 50")]);
+fn leaves_no_zombies_and_nothing_of_an_ended_service() {
+    let mut enclave = Enclave::boot(&[app("task", "leave-behind"), app("main", "orphans 50")]);
     let records = enclave.until_exit();
-    assert_eq!(logs(&records, "main", LogStream::Stdout), [b"zombies: 0".to_vec()]);
+    assert_eq!(logs(&records, "main", LogStream::Stdout), [b"other processes: 0".to_vec()]);
     assert_eq!(enclave.status().code(), Some(0));
 }
 
@@ -231,6 +231,7 @@ fn confines_services() {
         "may write /proc/sys false",
         "may replace sockets false",
         "may change root false",
+        "may look into init false",
         "blocked signals 0000000000000000",
         "descriptors 3",
         "input is the null device true",
@@ -466,6 +467,7 @@ mod service {
             "die-once" => die_once(),
             "listen" => listen(),
             "orphans" => orphans(),
+            "leave-behind" => drop(Command::new("/app").arg("sleep").spawn().unwrap()),
             "describe-self" => describe_self(),
             "child" => {}
             _ => return sleep(),
@@ -524,7 +526,7 @@ mod service {
         while others() > 0 && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(10));
         }
-        println!("zombies: {}", others());
+        println!("other processes: {}", others());
     }
 
     /// Processes beside init and this one.
@@ -543,6 +545,7 @@ mod service {
         println!("may write /proc/sys {}", std::fs::write("/proc/sys/kernel/core_pattern", "core").is_ok());
         println!("may replace sockets {}", std::fs::remove_file("/run/glasshouse/notify").is_ok());
         println!("may change root {}", rustix::process::chroot("/work").is_ok());
+        println!("may look into init {}", std::fs::read_dir("/proc/1/root").is_ok());
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
         let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:\t")).unwrap();
         println!("blocked signals {blocked}");

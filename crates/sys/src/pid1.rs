@@ -29,7 +29,7 @@ pub const SEED_BYTES: usize = 256;
 /// What a process is to be when its program starts.
 #[derive(Clone, Debug)]
 pub struct Launch {
-    /// The program. Without a `/` it is looked up in the `PATH` of [`Self::env`], below [`Self::root`].
+    /// The program. Without a `/` it is looked up in the `PATH` of [`Self::env`], below [`Confinement::root`].
     pub program: OsString,
     /// Arguments after the program's name.
     pub args: Vec<OsString>,
