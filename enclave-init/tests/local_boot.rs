@@ -230,8 +230,8 @@ fn confines_services() {
         "device null true",
         "may write /proc/sys false",
         "may replace sockets false",
-        "may change root false",
         "may look into init false",
+        "may change root false",
         "blocked signals 0000000000000000",
         "descriptors 3",
         "input is the null device true",
@@ -544,8 +544,8 @@ mod service {
         println!("device null {}", std::fs::write("/dev/null", "x").is_ok());
         println!("may write /proc/sys {}", std::fs::write("/proc/sys/kernel/core_pattern", "core").is_ok());
         println!("may replace sockets {}", std::fs::remove_file("/run/glasshouse/notify").is_ok());
-        println!("may change root {}", rustix::process::chroot("/work").is_ok());
         println!("may look into init {}", std::fs::read_dir("/proc/1/root").is_ok());
+        println!("may change root {}", rustix::process::chroot("/work").is_ok());
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
         let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:\t")).unwrap();
         println!("blocked signals {blocked}");
