@@ -66,3 +66,20 @@ async fn read_line<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Vec<u8>, Hand
 fn is_end(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn line_is_read_up_to_its_newline_or_its_limit() {
+        let mut input: &[u8] = b"CONNECT 5\nrest";
+        assert_eq!(read_line(&mut input).await.unwrap(), b"CONNECT 5\n");
+        assert_eq!(input, b"rest");
+        let mut endless: &[u8] = &[b'9'; 1000];
+        assert!(matches!(read_line(&mut endless).await, Err(HandshakeError::Line(LineError::TooLong))));
+        assert_eq!(endless.len(), 1000 - MAX_LINE_BYTES);
+        let mut cut: &[u8] = b"CONN";
+        assert!(matches!(read_line(&mut cut).await, Err(HandshakeError::Closed)));
+    }
+}

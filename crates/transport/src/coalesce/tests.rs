@@ -138,6 +138,23 @@ fn small_writes_join_while_the_allowance_is_used_up() {
 }
 
 #[test]
+fn large_write_takes_a_waiting_small_one_along_at_once() {
+    paused(async {
+        let Setup { mut near, mut far, .. } = setup(1 << 20);
+        for _ in 0..SMALL_PACKET_BURST {
+            near.write_all(&[1; 200]).await.unwrap();
+            near.flush().await.unwrap();
+        }
+        let start = Instant::now();
+        near.write_all(&[1; 200]).await.unwrap();
+        tokio::time::sleep(SMALL_PACKET_INTERVAL / 2).await;
+        near.write_all(&[2; 20_000]).await.unwrap();
+        far.read_exact(&mut vec![0; 200 * (SMALL_PACKET_BURST as usize + 1) + 20_000]).await.unwrap();
+        assert!(start.elapsed() < SMALL_PACKET_INTERVAL, "{:?}", start.elapsed());
+    });
+}
+
+#[test]
 fn requests_and_answers_never_wait() {
     paused(async {
         let Setup { mut near, mut far, .. } = setup(4096);
@@ -274,4 +291,32 @@ proptest! {
             Ok(())
         })?;
     }
+}
+
+/// The owner and the sending task on different threads, on real sockets: a wake-up lost between them would hang.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nothing_is_lost_between_threads() {
+    let (a, b) = tokio::net::UnixStream::pair().unwrap();
+    let data = bytes(2_000_000);
+    let send = async |stream: Coalesced<tokio::net::UnixStream>| {
+        let (mut reader, mut writer) = tokio::io::split(stream);
+        let received = tokio::spawn(async move {
+            let mut received = Vec::new();
+            reader.read_to_end(&mut received).await.map(|_| received)
+        });
+        let mut rest = &data[..];
+        for size in (1..).map(|i| if i % 50 == 0 { 70_000 } else { 1 + i * 37 % 300 }) {
+            let (chunk, after) = rest.split_at(size.min(rest.len()));
+            writer.write_all(chunk).await.unwrap();
+            rest = after;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        writer.shutdown().await.unwrap();
+        received.await.unwrap().unwrap()
+    };
+    let both = async { tokio::join!(send(Coalesced::new(a)), send(Coalesced::new(b))) };
+    let (at_a, at_b) = tokio::time::timeout(Duration::from_secs(60), both).await.expect("stuck");
+    assert!(at_a == data && at_b == data);
 }

@@ -141,21 +141,29 @@ proptest! {
 #[test]
 fn full_direction_does_not_stop_the_other() {
     paused(async {
-        let data = bytes(1 << 20, 0);
-        let (mut a, near_a) = duplex(1000);
-        let (b, near_b) = duplex(1000);
-        let relaying = tokio::spawn(relay(near_a, Coalesced::new(near_b), RelayOptions::default()));
-        let b_side = tokio::spawn(talk(b, bytes(1 << 20, 5), 300));
-        // A writes everything before it reads anything, so all queues towards it fill up and stay full.
-        for chunk in data.chunks(300) {
-            a.write_all(chunk).await.unwrap();
+        for swapped in [false, true] {
+            let (to_b, to_a) = (bytes(1 << 20, 0), bytes(1 << 20, 5));
+            let (mut a, near_a) = duplex(1000);
+            let (b, near_b) = duplex(1000);
+            let near_b = Coalesced::new(near_b);
+            let options = RelayOptions::default();
+            let relaying = if swapped {
+                tokio::spawn(relay(near_b, near_a, options))
+            } else {
+                tokio::spawn(relay(near_a, near_b, options))
+            };
+            let b_side = tokio::spawn(talk(b, to_a.clone(), 300));
+            // A writes everything before it reads anything, so all queues towards it fill up and stay full.
+            for chunk in to_b.chunks(300) {
+                a.write_all(chunk).await.unwrap();
+            }
+            a.shutdown().await.unwrap();
+            let mut received = Vec::new();
+            a.read_to_end(&mut received).await.unwrap();
+            assert!(received == to_a);
+            assert!(b_side.await.unwrap() == to_b);
+            relaying.await.unwrap().unwrap();
         }
-        a.shutdown().await.unwrap();
-        let mut received = Vec::new();
-        a.read_to_end(&mut received).await.unwrap();
-        assert!(received == bytes(1 << 20, 5));
-        assert!(b_side.await.unwrap() == data);
-        relaying.await.unwrap().unwrap();
     });
 }
 
@@ -181,28 +189,50 @@ fn half_close_passes_on_one_end_of_file_only() {
 }
 
 /// A proxy that joined its two copies with try-join cut off a response under way when the server stopped taking the
-/// request, which servers do after an early answer.
+/// request, which servers do after an early answer. Closing with the request unread would do the same by a reset.
 #[test]
 fn answer_under_way_survives_a_refused_upload() {
     paused(async {
-        let (client, near_client) = duplex(100);
-        let (mut answering, answer) = duplex(100);
-        let (refusing, _) = duplex(1);
-        let server = tokio::io::join(answer, refusing);
-        let relaying = tokio::spawn(relay(near_client, server, RelayOptions::default()));
-        let client = tokio::spawn(talk(client, bytes(200_000, 0), 1000));
-        for chunk in bytes(50_000, 3).chunks(1000) {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            answering.write_all(chunk).await.unwrap();
+        // The short answer is over long before the upload, the long one long after.
+        for length in [50, 50_000] {
+            let (mut client, near_client) = duplex(100);
+            let (mut answering, answer) = duplex(100);
+            let (refusing, _) = duplex(1);
+            let server = tokio::io::join(answer, refusing);
+            let relaying = tokio::spawn(relay(near_client, server, RelayOptions::default()));
+            let client = tokio::spawn(async move {
+                client.write_all(&bytes(200_000, 0)).await.unwrap();
+                client.shutdown().await.unwrap();
+                let mut received = Vec::new();
+                client.read_to_end(&mut received).await.unwrap();
+                received
+            });
+            for chunk in bytes(length, 3).chunks(1000) {
+                answering.write_all(chunk).await.unwrap();
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            drop(answering);
+            assert!(client.await.unwrap() == bytes(length, 3));
+            let error = relaying.await.unwrap().unwrap_err();
+            let expected = Relayed { a_to_b: 0, b_to_a: length as u64 };
+            assert!(
+                matches!(&error, RelayError::Write { direction: Direction::AToB, relayed, .. } if *relayed == expected),
+                "{error:?}"
+            );
         }
-        drop(answering);
-        assert!(client.await.unwrap() == bytes(50_000, 3));
-        let error = relaying.await.unwrap().unwrap_err();
-        let expected = Relayed { a_to_b: 0, b_to_a: 50_000 };
-        assert!(
-            matches!(&error, RelayError::Write { direction: Direction::AToB, relayed, .. } if *relayed == expected),
-            "{error:?}"
-        );
+    });
+}
+
+#[test]
+fn what_a_buffered_writer_holds_leaves_when_nothing_more_comes() {
+    paused(async {
+        let (mut a, near_a) = duplex(100);
+        let (mut b, near_b) = duplex(100);
+        tokio::spawn(relay(near_a, tokio::io::BufStream::new(near_b), RelayOptions::default()));
+        a.write_all(b"question").await.unwrap();
+        let mut received = [0; 8];
+        b.read_exact(&mut received).await.unwrap();
+        assert_eq!(&received, b"question");
     });
 }
 
