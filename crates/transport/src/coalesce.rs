@@ -255,7 +255,6 @@ fn poll_send<S: AsyncWrite + Unpin>(
             state.allowance.spend_one();
         }
         state.pending.drain(..sent);
-        wake(&mut state.writer);
     }
     Poll::Ready(Ok(()))
 }

@@ -201,7 +201,9 @@ fn answer_under_way_survives_a_refused_upload() {
             let server = tokio::io::join(answer, refusing);
             let relaying = tokio::spawn(relay(near_client, server, RelayOptions::default()));
             let client = tokio::spawn(async move {
-                client.write_all(&bytes(200_000, 0)).await.unwrap();
+                client.write_all(&bytes(100_000, 0)).await.unwrap();
+                tokio::time::sleep(Duration::from_secs(3)).await;
+                client.write_all(&bytes(100_000, 0)).await.unwrap();
                 client.shutdown().await.unwrap();
                 let mut received = Vec::new();
                 client.read_to_end(&mut received).await.unwrap();
