@@ -72,13 +72,19 @@ mod tests {
     use super::*;
     use crate::provider::Provider;
 
+    /// Long enough for a peer that does answer, on however busy a machine.
+    const PATIENT: Duration = Duration::from_secs(30);
+
     /// A socket whose peer does `behave` to the first connection.
-    fn peer(behave: impl FnOnce(UnixStream) + Send + 'static) -> (tempfile::TempDir, Remote) {
+    fn peer(
+        timeout: Duration,
+        behave: impl FnOnce(UnixStream) + Send + 'static,
+    ) -> (tempfile::TempDir, Remote) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("nsm");
         let listener = UnixListener::bind(&path).unwrap();
         thread::spawn(move || behave(listener.accept().unwrap().0));
-        (dir, Remote::with_timeout(&path, Duration::from_millis(200)))
+        (dir, Remote::with_timeout(&path, timeout))
     }
 
     fn exchange_error(remote: &Remote) -> FrameError {
@@ -101,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_module_that_keeps_still_times_out() {
-        let (_dir, remote) = peer(|stream| {
+        let (_dir, remote) = peer(Duration::from_millis(100), |stream| {
             thread::sleep(Duration::from_secs(2));
             drop(stream);
         });
@@ -110,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_module_that_hangs_up_is_no_answer() {
-        let (_dir, remote) = peer(|mut stream| {
+        let (_dir, remote) = peer(PATIENT, |mut stream| {
             read_frame(&mut stream, 4096).unwrap();
         });
         assert!(matches!(exchange_error(&remote), FrameError::Closed));
@@ -118,7 +124,7 @@ mod tests {
 
     #[test]
     fn an_answer_over_the_limit_is_refused() {
-        let (_dir, remote) = peer(|mut stream| {
+        let (_dir, remote) = peer(PATIENT, |mut stream| {
             read_frame(&mut stream, 4096).unwrap();
             write_frame(&mut stream, &vec![0; MAX_RESPONSE_BYTES + 1]).unwrap();
         });
@@ -127,7 +133,7 @@ mod tests {
 
     #[test]
     fn an_answer_that_is_no_cbor_is_a_response_error() {
-        let (_dir, remote) = peer(|mut stream| {
+        let (_dir, remote) = peer(PATIENT, |mut stream| {
             read_frame(&mut stream, 4096).unwrap();
             write_frame(&mut stream, &[0xff]).unwrap();
         });

@@ -179,6 +179,10 @@ impl fmt::Debug for Chains {
 
 #[cfg(test)]
 mod tests {
+    use x509_cert::Certificate;
+    use x509_cert::der::Decode;
+    use x509_cert::ext::pkix::{BasicConstraints, KeyUsage, KeyUsages};
+
     use super::*;
 
     fn chains() -> (tempfile::TempDir, Chains) {
@@ -216,5 +220,31 @@ mod tests {
         let one = chains.at("one", START).unwrap();
         let other = chains.at("other", START).unwrap();
         assert_ne!(one.certificate, other.certificate);
+    }
+
+    #[test]
+    fn certificates_are_limited_as_awss_are() {
+        use KeyUsages::{CRLSign, DigitalSignature, KeyCertSign, NonRepudiation};
+        let (_dir, chains) = chains();
+        let chain = chains.at("m", START).unwrap();
+        let authority = DigitalSignature | KeyCertSign | CRLSign;
+        let expected = [
+            (3650 * DAY, true, None, authority),
+            (20 * DAY, true, Some(2), authority),
+            (5 * DAY, true, Some(1), authority),
+            (DAY, true, Some(0), KeyCertSign.into()),
+            (3 * HOUR, false, None, DigitalSignature | NonRepudiation),
+        ];
+        let certificates = chain.cabundle.iter().chain([&chain.certificate]);
+        for (der, expected) in certificates.zip(expected) {
+            let certificate = Certificate::from_der(der).unwrap();
+            let signed = certificate.tbs_certificate();
+            let ends = signed.validity().not_after.to_unix_duration();
+            let life = ends - signed.validity().not_before.to_unix_duration();
+            let (_, constraints) = signed.get_extension::<BasicConstraints>().unwrap().unwrap();
+            let (_, usage) = signed.get_extension::<KeyUsage>().unwrap().unwrap();
+            let found = (life, constraints.ca, constraints.path_len_constraint, usage.0);
+            assert_eq!(found, expected, "{}", signed.subject());
+        }
     }
 }

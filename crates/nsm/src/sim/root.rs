@@ -143,7 +143,7 @@ impl DevelopmentRoot {
         let (certificate, key) = (dir.join(CERTIFICATE_FILE), dir.join(KEY_FILE));
         match (exists(&certificate)?, exists(&key)?) {
             (true, true) => {}
-            (false, false) => create(&certificate, &key)?,
+            (false, false) => create(&certificate, &key, since_epoch())?,
             (true, false) => return Err(RootError::HalfMissing { path: key }),
             (false, true) => return Err(RootError::HalfMissing { path: certificate }),
         }
@@ -171,12 +171,12 @@ impl fmt::Debug for DevelopmentRoot {
     }
 }
 
-fn create(certificate: &Path, key: &Path) -> Result<(), RootError> {
+/// Makes a root at `now`, since the Unix epoch.
+fn create(certificate: &Path, key: &Path, now: Duration) -> Result<(), RootError> {
     let pair = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).map_err(RootError::Make)?;
     let mut params = params();
     // An hour back, for verifiers whose clock is behind.
-    let not_before = since_epoch().saturating_sub(Duration::from_secs(3600));
-    set_life(&mut params, not_before, LIFE);
+    set_life(&mut params, now.saturating_sub(Duration::from_secs(3600)), LIFE);
     let root = params.self_signed(&pair).map_err(RootError::Make)?;
     write_atomically(key, pair.serialize_pem().as_bytes(), 0o600)?;
     write_atomically(certificate, root.pem().as_bytes(), 0o644)
@@ -275,4 +275,18 @@ fn write_atomically(path: &Path, contents: &[u8], mode: u32) -> Result<(), RootE
 fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RootError {
     let path = path.to_owned();
     move |source| RootError::Io { doing, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_expired_root_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let (certificate, key) = (dir.path().join(CERTIFICATE_FILE), dir.path().join(KEY_FILE));
+        create(&certificate, &key, since_epoch() - LIFE).unwrap();
+        let error = DevelopmentRoot::load_or_create(dir.path()).unwrap_err();
+        assert!(matches!(&error, RootError::Expired { path } if *path == certificate), "{error:?}");
+    }
 }

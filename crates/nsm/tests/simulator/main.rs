@@ -8,6 +8,8 @@ mod root;
 mod signer;
 mod sockets;
 
+use std::io::{ErrorKind, Read};
+use std::os::unix::net::UnixStream;
 use std::time::SystemTime;
 
 use attestation::{Roots, UnixTime, Verified, VerifyError};
@@ -51,5 +53,13 @@ fn refusal<T: std::fmt::Debug>(result: Result<T, nsm::Error>) -> ErrorCode {
     match result.unwrap_err() {
         nsm::Error::Module(code) => code,
         other => panic!("{other:?}"),
+    }
+}
+
+/// Whether the peer has closed the connection. One that merely keeps still has not.
+fn at_end(stream: &mut UnixStream) -> bool {
+    match stream.read(&mut [0]) {
+        Ok(read) => read == 0,
+        Err(error) => error.kind() == ErrorKind::ConnectionReset,
     }
 }

@@ -11,7 +11,7 @@ use nsm::sim::{DevelopmentRoot, ServerHandle, serve_module};
 use nsm::wire::Response;
 use nsm::{Error, ErrorCode, Provider};
 
-use crate::{MODULE_ID, new_module, new_root, pcr, refusal, verify, with_nonce};
+use crate::{MODULE_ID, at_end, new_module, new_root, pcr, refusal, verify, with_nonce};
 
 /// A module being served, with all that has to live as long.
 struct Served {
@@ -46,11 +46,6 @@ fn receive(stream: &mut UnixStream) -> Vec<u8> {
     let mut body = vec![0; u32::from_be_bytes(length) as usize];
     stream.read_exact(&mut body).unwrap();
     body
-}
-
-/// Whether the server has closed the connection.
-fn at_end(stream: &mut UnixStream) -> bool {
-    !matches!(stream.read(&mut [0]), Ok(1..))
 }
 
 #[test]
