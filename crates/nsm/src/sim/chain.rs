@@ -1,7 +1,7 @@
 //! The certificates over a simulated module's key.
 //!
 //! AWS certifies a module's key by three authorities between it and the root: region, zone and instance. So does this, with
-//! the same path lengths, key usages and life times.
+//! the same path lengths and key usages, and about the same life times.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -12,7 +12,7 @@ use nsm::sim::{ResignError, Signer, serve_signer};
 
 use crate::{at_end, new_module, new_root, now, verify, with_nonce};
 
-/// A document as QEMU makes it: all in place but signature and certificates, integers in long forms.
+/// A document of the form QEMU makes: all in place but signature and certificates.
 fn unsigned(timestamp_ms: u64, nonce: &[u8]) -> Vec<u8> {
     let mut payload = Encoder::new(Vec::new());
     let e = &mut payload;
