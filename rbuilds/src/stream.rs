@@ -63,7 +63,7 @@ impl Read for LayerStream {
 
 enum Decompressor {
     None(Blob),
-    Gzip(MultiGzDecoder<Blob>),
+    Gzip(Box<MultiGzDecoder<Blob>>),
     Zstd(Box<ZstdReader<Blob>>),
 }
 
@@ -73,7 +73,7 @@ impl Decompressor {
         // RFC 1952, section 2.3.1; RFC 8878, section 3.1.1. A tar archive begins with a file name, which begins with
         // neither: a name may hold any byte, but no tool writes these.
         Ok(if start.starts_with(&[0x1f, 0x8b]) {
-            Self::Gzip(MultiGzDecoder::new(blob))
+            Self::Gzip(Box::new(MultiGzDecoder::new(blob)))
         } else if ZstdReader::<Blob>::recognises(start) {
             Self::Zstd(Box::new(ZstdReader::new(blob)))
         } else {

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test program uses a part of this")]
 
+pub(crate) mod stack;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -16,6 +18,7 @@ use eif::{
 use manifest::Manifest;
 use rbuilds::{BuildInput, BuildReport, Digest, Error, Kernel, Limits, build};
 use serde_json::{Value, json};
+use stack::{Listing, Seen, name_links};
 
 /// A folder with everything a build needs but the application.
 pub(crate) struct Workshop {
@@ -107,7 +110,7 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// Writes archives entry by entry, with names that the `tar` crate would refuse to write.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Tar(Vec<u8>);
 
 impl Tar {
@@ -260,7 +263,7 @@ impl LayoutDir {
         });
         let blobs: Vec<&Value> = layers.iter().map(|(blob, _)| blob).collect();
         let manifest = json!({
-            "schemaVersion": 2,
+            "schemaVersion": 2, "mediaType": MANIFEST,
             "config": self.json_blob("application/vnd.oci.image.config.v1+json", &config),
             "layers": blobs,
         });
@@ -280,8 +283,40 @@ pub(crate) const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub(crate) fn simple_layout(workshop: &Workshop, layers: &[Vec<u8>], compression: Compression) -> LayoutDir {
     let mut layout = LayoutDir::new(workshop.path("image"));
     let layers: Vec<_> = layers.iter().map(|tar| layout.layer(tar, compression)).collect();
-    let image = layout.image(&layers, &json!({}), "amd64");
+    let mut image = layout.image(&layers, &json!({}), "amd64");
+    image["annotations"] = json!({"org.opencontainers.image.ref.name": "latest"});
     layout.index.push(image);
     layout.write_index();
     layout
+}
+
+/// What the image built last holds, for comparison with the model.
+pub(crate) fn listing(workshop: &Workshop) -> Listing {
+    let mut listing = Listing::new();
+    let mut contents: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+    for (path, (entry, content)) in workshop.application() {
+        let path = String::from_utf8(path).unwrap();
+        let mode = entry.permissions;
+        let seen = match entry.kind {
+            Kind::Directory => Seen::Directory { mode },
+            Kind::Symlink { target } => Seen::Symlink { target: String::from_utf8(target).unwrap() },
+            Kind::File { link: None, .. } => Seen::File { mode, content, first_name: path.clone() },
+            Kind::File { link: Some(link), .. } => {
+                contents.insert(link.group, content);
+                Seen::File { mode, content: Vec::new(), first_name: format!("group {}", link.group) }
+            }
+            other => panic!("{path}: {other:?}"),
+        };
+        listing.insert(path, seen);
+    }
+    for seen in listing.values_mut() {
+        if let Seen::File { content, first_name, .. } = seen
+            && let Some(group) = first_name.strip_prefix("group ")
+        {
+            // Contents come with the last name, which was inserted last.
+            *content = contents[&group.parse().unwrap()].clone();
+        }
+    }
+    name_links(&mut listing);
+    listing
 }
