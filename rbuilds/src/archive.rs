@@ -65,15 +65,18 @@ fn read(
     let file = Arc::new(file);
     let mut stream = LayerStream::new(Arc::clone(&file), intake.bytes_left()).map_err(LayerError::Damaged)?;
     let in_place = stream.is_uncompressed().then_some(file);
-    let layer = Reader::new(role, in_place, intake).read_all(&mut stream);
-    let (blob, rest) = stream.finish().map_err(LayerError::Damaged)?;
+    let layer = Reader::new(role, in_place, intake).read_all(&mut stream).and_then(|layer| {
+        let archive = stream.finish_archive().map_err(|e| damaged(e, intake))?;
+        Ok((layer, archive))
+    });
+    // First of all, since a wrong digest explains whatever else is wrong.
+    let blob = stream.finish_blob().map_err(LayerError::Damaged)?;
     if let Some(expected) = expected
         && blob != expected.blob
     {
         return Err(OciError::BlobDigest { expected: expected.blob, found: blob }.into());
     }
-    let layer = layer?;
-    let (unpacked, bytes) = rest.map_err(|e| damaged(e, intake))?;
+    let (layer, (unpacked, bytes)) = layer?;
     intake.take_bytes(bytes)?;
     match expected {
         Some(Expected { diff_id, .. }) if diff_id != unpacked => {

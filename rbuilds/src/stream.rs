@@ -44,14 +44,17 @@ impl LayerStream {
         self.unpacked.count()
     }
 
-    /// Reads what the archive reader left. Gives the digest of the blob, and digest and length of what it unpacks to;
-    /// the former is there even if the latter is not, since a wrong digest explains a broken archive.
-    pub(crate) fn finish(mut self) -> io::Result<(Digest, io::Result<(Digest, u64)>)> {
-        let drained = io::copy(&mut self.unpacked, &mut io::sink());
-        let unpacked = drained.map(|_| (self.unpacked.digest(), self.unpacked.count()));
+    /// Reads what the archive reader left. Gives digest and length of the whole archive.
+    pub(crate) fn finish_archive(&mut self) -> io::Result<(Digest, u64)> {
+        io::copy(&mut self.unpacked, &mut io::sink())?;
+        Ok((self.unpacked.digest(), self.unpacked.count()))
+    }
+
+    /// Reads what the decompressor left. Gives the digest of the whole blob.
+    pub(crate) fn finish_blob(self) -> io::Result<Digest> {
         let mut rest = self.unpacked.into_inner().inner.into_blob();
         drain(&mut rest)?;
-        Ok((rest.into_inner().digest(), unpacked))
+        Ok(rest.into_inner().digest())
     }
 }
 

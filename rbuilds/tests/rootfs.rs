@@ -17,8 +17,8 @@ use std::{
 
 use eif::cpio::Kind;
 use rbuilds::{
-    BuildReport, EntryError, Error, LayerError, NoteKind, Ownership, measured_manifest,
-    reference_values_path, unpack_ramdisks,
+    BuildInput, BuildReport, EntryError, Error, Kernel, LayerError, NoteKind, Ownership, build,
+    measured_manifest, reference_values_path, unpack_ramdisks,
 };
 use support::{Tar, Workshop, chain, entries, gzip, pax_record};
 
@@ -379,4 +379,49 @@ fn unpacks_both_ramdisks_over_each_other() {
     assert_eq!(fs::read(target.join("rootfs/bin/data")).unwrap(), b"file data");
     assert!(!target.join("dev/console").exists());
     assert!(unpack_ramdisks(&workshop.output(), &target, Ownership::Squash).is_err(), "not empty");
+}
+
+#[test]
+fn the_build_time_is_in_the_metadata_and_in_no_register() {
+    let workshop = Workshop::new();
+    archive(&workshop, &Tar::default().file("a", b"x").end());
+    let text = "name = \"x\"\nimage = { rootfs = \"rootfs.tar\" }\napp.command = [\"/a\"]\n";
+    let manifest = manifest::Manifest::parse(text).unwrap();
+    let build_at = |build_time| {
+        let steps = std::cell::RefCell::new(Vec::new());
+        let input = BuildInput {
+            manifest: &manifest,
+            base_dir: workshop.dir.path(),
+            guest_binary: &workshop.path("guest"),
+            kernel: Kernel::new(workshop.path("bzImage"), Some(workshop.path("guest"))),
+            output: &workshop.output(),
+            limits: workshop.limits,
+            build_time,
+        };
+        let report = build(&input, &|step| steps.borrow_mut().push(format!("{step:?}")))?;
+        let mut image = eif::Eif::open(fs::File::open(workshop.output()).unwrap()).unwrap();
+        let time = image.metadata().unwrap().unwrap().build.build_time;
+        Ok::<_, Error>((report, image.cmdline().unwrap(), time, steps.into_inner()))
+    };
+    let (first, cmdline, time, steps) = build_at(0).unwrap();
+    assert_eq!(time, "1970-01-01T00:00:00Z");
+    assert!(!cmdline.contains("nomodules"), "{cmdline}");
+    assert!(entries(&workshop.output(), 0).iter().any(|(name, _)| name == b"nsm.ko"));
+    assert!(
+        steps[0].starts_with("Rootfs") && steps[1].starts_with("Write { files: 2, bytes: 1"),
+        "{steps:?}"
+    );
+    let (second, _, time, _) = build_at(1_700_000_000).unwrap();
+    assert_eq!(time, "2023-11-14T22:13:20Z");
+    assert_eq!(first, second);
+    assert!(matches!(build_at(u64::MAX), Err(Error::BuildTime { found: u64::MAX })));
+}
+
+/// The file that the specification shows is one that this program writes and reads.
+#[test]
+fn reads_the_specified_reference_values() {
+    let text = include_str!("../../docs/spec/vectors/reference-values.json");
+    let report: BuildReport = serde_json::from_str(text).unwrap();
+    assert_eq!(report.to_json(), text);
+    assert_eq!(report.version, rbuilds::REPORT_VERSION);
 }
