@@ -434,9 +434,10 @@ impl Drop for Enclave {
 fn answer_heartbeat(listener: &UnixListener, heard: &mpsc::Sender<u8>) {
     let mut byte = [0];
     let (mut stream, _) = listener.accept().unwrap();
-    stream.read_exact(&mut byte).unwrap();
-    stream.write_all(&byte).unwrap();
-    let _ = heard.send(byte[0]);
+    // An enclave that refuses to start may be gone before it has said anything; then nothing is heard.
+    if stream.read_exact(&mut byte).and_then(|()| stream.write_all(&byte)).is_ok() {
+        let _ = heard.send(byte[0]);
+    }
 }
 
 fn read_events(listener: &UnixListener, records: &mpsc::Sender<Record>) {
