@@ -1,0 +1,116 @@
+//! What the application beside this server may ask, over a Unix socket: `docs/spec/application-api.md`.
+//!
+//! Every document made here carries a binding statement of kind "application", built in this module and nowhere
+//! from the application's bytes: it cannot pass for the server's own, whatever the application sends.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use attestation::binding::{ApplicationData, MAX_APPLICATION_DATA_BYTES, Statement};
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::extract::rejection::BytesRejection;
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use nsm::wire::MAX_PUBLIC_KEY_BYTES;
+use nsm::{AttestationRequest, PcrIndex, Provider};
+use serde::{Deserialize, Serialize};
+
+use crate::error::ApiError;
+use crate::nsm_queue::NsmQueue;
+use crate::public::decode_nonce;
+
+/// The paths of the application's socket.
+pub(crate) fn router(nsm: NsmQueue) -> Router {
+    Router::new()
+        .route("/v1/attest", post(attest))
+        .route("/v1/describe", get(describe))
+        .with_state(Arc::new(nsm))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AttestBody {
+    nonce: Option<String>,
+    data: Option<String>,
+    public_key: Option<String>,
+}
+
+#[derive(Serialize)]
+struct AttestAnswer {
+    document: String,
+}
+
+async fn attest(
+    State(nsm): State<Arc<NsmQueue>>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<AttestAnswer>, ApiError> {
+    let body = body.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => ApiError::BodyTooLarge,
+        _ => ApiError::BodyUnreadable,
+    })?;
+    let request = attestation_request(&body)?;
+    let document = nsm.ask(move |nsm| nsm.attest(&request)).await?;
+    Ok(Json(AttestAnswer { document: STANDARD.encode(document) }))
+}
+
+fn attestation_request(body: &[u8]) -> Result<AttestationRequest, ApiError> {
+    let body: AttestBody = serde_json::from_slice(body).map_err(ApiError::Json)?;
+    let nonce = decode_nonce(&body.nonce.unwrap_or_default(), 0)?;
+    let data = decode_field("data", body.data, MAX_APPLICATION_DATA_BYTES)?;
+    let public_key = decode_field("public_key", body.public_key, MAX_PUBLIC_KEY_BYTES)?;
+    let data = ApplicationData::new(data).expect("decode_field has checked its length");
+    Ok(AttestationRequest {
+        user_data: Some(Statement::Application { application_key: None, data }.encode()),
+        nonce: Some(nonce).filter(|nonce| !nonce.is_empty()),
+        public_key: Some(public_key).filter(|key| !key.is_empty()),
+    })
+}
+
+/// The bytes of an optional base64 member; absent is empty.
+fn decode_field(field: &'static str, text: Option<String>, most: usize) -> Result<Vec<u8>, ApiError> {
+    let bytes =
+        STANDARD.decode(text.unwrap_or_default()).map_err(|source| ApiError::NotBase64 { field, source })?;
+    if bytes.len() > most {
+        return Err(ApiError::FieldLength { field, found: bytes.len(), most });
+    }
+    Ok(bytes)
+}
+
+#[derive(Serialize)]
+struct ModuleDescription {
+    module_id: String,
+    version: String,
+    digest: &'static str,
+    pcrs: BTreeMap<u16, PcrDescription>,
+}
+
+#[derive(Serialize)]
+struct PcrDescription {
+    value: String,
+    locked: bool,
+}
+
+async fn describe(State(nsm): State<Arc<NsmQueue>>) -> Result<Json<ModuleDescription>, ApiError> {
+    Ok(Json(nsm.ask(describe_module).await?))
+}
+
+fn describe_module(nsm: &dyn Provider) -> Result<ModuleDescription, nsm::Error> {
+    let module = nsm.describe()?;
+    let pcrs = PcrIndex::all()
+        .filter(|&index| u16::from(index) < module.max_pcrs)
+        .map(|index| {
+            let pcr = nsm.describe_pcr(index)?;
+            Ok((index.into(), PcrDescription { value: pcr.value.to_string(), locked: pcr.locked }))
+        })
+        .collect::<Result<_, nsm::Error>>()?;
+    Ok(ModuleDescription {
+        version: format!("{}.{}.{}", module.version_major, module.version_minor, module.version_patch),
+        module_id: module.module_id,
+        digest: module.digest.name(),
+        pcrs,
+    })
+}

@@ -1,0 +1,223 @@
+//! The command line: from arguments to a server that runs until it is told to stop.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::Arc;
+
+use nsm::Provider;
+use tokio::signal::unix::{SignalKind, signal};
+use transport::Addr;
+
+use crate::limits::{Limits, MAX_MANIFEST_BYTES};
+use crate::{Config, IdentityError, ListenerBroken, Server, StartError};
+
+/// Attestation web server of an enclave.
+///
+/// Serves HTTPS with a key made at start, and answers GET /v1/attestation?nonce=HEX with an attestation document that
+/// names that key. Stops on SIGTERM or SIGINT.
+#[derive(Debug, Clone, clap::Parser)]
+#[command(
+    name = "ra-web-srv",
+    version,
+    after_help = "Exit codes: 0 told to stop; 2 usage, or the manifest cannot be used; 3 no NSM; \
+                  4 cannot listen; 5 cannot start for another reason; \
+                  6 a listener broke."
+)]
+pub struct Args {
+    /// Where to serve HTTPS: vsock://any:PORT, tcp://HOST:PORT, unix:/PATH or hybrid:/PATH:PORT; may be given more than once
+    #[arg(long, value_name = "ADDR", required = true)]
+    pub listen: Vec<Addr>,
+    /// Where to serve the application API, as unix:/PATH; reachable from nowhere but this machine
+    #[arg(long, value_name = "ADDR", value_parser = unix_path)]
+    pub api: Option<PathBuf>,
+    /// The security module: its device, or the socket of a simulated one
+    #[arg(long, value_name = "PATH", default_value = "/dev/nsm")]
+    pub nsm: PathBuf,
+    /// The measured manifest to show at /v1/manifest
+    #[arg(long, value_name = "PATH")]
+    pub manifest: Option<PathBuf>,
+    /// Name in the certificate: DNS name or IP address; localhost if not given; may be given more than once
+    #[arg(long, value_name = "NAME")]
+    pub server_name: Vec<String>,
+}
+
+/// How the process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ExitCode {
+    /// Told to stop, and stopped.
+    Done = 0,
+    /// A bad argument or server name, or a manifest that cannot be used.
+    Usage = 2,
+    /// The NSM cannot be opened.
+    Nsm = 3,
+    /// An address cannot be listened on.
+    Listen = 4,
+    /// Another failure at start.
+    Start = 5,
+    /// A listener broke while serving.
+    Broken = 6,
+}
+
+impl From<ExitCode> for process::ExitCode {
+    fn from(code: ExitCode) -> Self {
+        Self::from(code as u8)
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum RunError {
+    #[error("cannot read the manifest {}", path.display())]
+    Manifest { path: PathBuf, source: io::Error },
+    #[error("the manifest {} is larger than {MAX_MANIFEST_BYTES} bytes", path.display())]
+    ManifestTooLarge { path: PathBuf },
+    #[error("cannot open the NSM at {}", path.display())]
+    Nsm { path: PathBuf, source: nsm::Error },
+    #[error("cannot start the runtime")]
+    Runtime(#[source] io::Error),
+    #[error("cannot start the server")]
+    Start(#[from] StartError),
+    #[error("cannot tell the supervisor that the server is ready")]
+    Notify(#[source] io::Error),
+    #[error("the server broke")]
+    Broken(#[from] ListenerBroken),
+}
+
+/// Runs the server until SIGTERM or SIGINT. What goes wrong is logged, and told by the exit code.
+#[must_use]
+pub fn run(args: Args) -> ExitCode {
+    match serve(args) {
+        Ok(()) => ExitCode::Done,
+        Err(error) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "stopped");
+            error.exit_code()
+        }
+    }
+}
+
+impl RunError {
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Manifest { .. } | Self::ManifestTooLarge { .. } => ExitCode::Usage,
+            Self::Nsm { .. } => ExitCode::Nsm,
+            Self::Start(StartError::Bind(_) | StartError::Permissions { .. }) => ExitCode::Listen,
+            Self::Start(StartError::Identity(IdentityError::ServerName { .. })) => ExitCode::Usage,
+            Self::Start(_) | Self::Runtime(_) | Self::Notify(_) => ExitCode::Start,
+            Self::Broken(_) => ExitCode::Broken,
+        }
+    }
+}
+
+fn serve(args: Args) -> Result<(), RunError> {
+    let manifest = args.manifest.as_deref().map(read_manifest).transpose()?;
+    let provider: Arc<dyn Provider> =
+        nsm::open(&args.nsm).map_err(|source| RunError::Nsm { path: args.nsm, source })?.into();
+    let config = Config {
+        listen: args.listen,
+        api: args.api,
+        server_names: args.server_name,
+        manifest,
+        limits: Limits::default(),
+    };
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::Runtime)?.block_on(
+        async {
+            let stop = stop_signal().map_err(RunError::Runtime)?;
+            let server = Server::bind(config, provider).await?;
+            for addr in server.addrs() {
+                tracing::info!(server.addr = %addr, "listening");
+            }
+            transport::notify::ready().map_err(RunError::Notify)?;
+            server.run(stop).await?;
+            tracing::info!("stopped");
+            Ok(())
+        },
+    )
+}
+
+/// Completes at the first SIGTERM or SIGINT.
+fn stop_signal() -> io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+fn read_manifest(path: &Path) -> Result<Vec<u8>, RunError> {
+    let unreadable = |source| RunError::Manifest { path: path.to_owned(), source };
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(MAX_MANIFEST_BYTES + 1).read_to_end(&mut bytes))
+        .map_err(unreadable)?;
+    if bytes.len() as u64 > MAX_MANIFEST_BYTES {
+        return Err(RunError::ManifestTooLarge { path: path.to_owned() });
+    }
+    Ok(bytes)
+}
+
+/// The application API makes documents for whoever reaches it, so it is not offered on anything the host can reach.
+fn unix_path(text: &str) -> Result<PathBuf, String> {
+    match text.parse::<Addr>() {
+        Ok(Addr::Unix(path)) => Ok(path),
+        Ok(_) => Err("the application API is served on a Unix socket only: unix:/PATH".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Args, clap::Error> {
+        Args::try_parse_from(std::iter::once(&"ra-web-srv").chain(args))
+    }
+
+    #[test]
+    fn command_line_is_well_formed() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn takes_several_listeners_and_defaults_to_the_device() {
+        let args = parse(&["--listen", "vsock://any:8443", "--listen", "tcp://127.0.0.1:8443"]).unwrap();
+        assert_eq!(args.listen.len(), 2);
+        assert_eq!(args.nsm, Path::new("/dev/nsm"));
+        assert_eq!(args.api, None);
+    }
+
+    #[test]
+    fn refuses_to_start_without_a_listener() {
+        assert_eq!(parse(&[]).unwrap_err().exit_code(), 2);
+    }
+
+    #[test]
+    fn refuses_an_application_api_that_the_host_could_reach() {
+        let refused = parse(&["--listen", "tcp://127.0.0.1:0", "--api", "vsock://any:9"]).unwrap_err();
+        assert!(refused.to_string().contains("on a Unix socket only"), "{refused}");
+    }
+
+    #[test]
+    fn a_manifest_that_is_missing_or_too_large_is_a_usage_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let large = dir.path().join("large.json");
+        File::create(&large).unwrap().set_len(MAX_MANIFEST_BYTES + 1).unwrap();
+        for path in [large, dir.path().join("missing.json")] {
+            assert_eq!(read_manifest(&path).unwrap_err().exit_code(), ExitCode::Usage, "{}", path.display());
+        }
+    }
+
+    #[test]
+    fn a_missing_nsm_has_its_own_exit_code() {
+        let dir = tempfile::tempdir().unwrap();
+        let nsm = dir.path().join("nsm");
+        let args = parse(&["--listen", "tcp://127.0.0.1:0", "--nsm", nsm.to_str().unwrap()]).unwrap();
+        assert_eq!(run(args), ExitCode::Nsm);
+    }
+}

@@ -1,0 +1,15 @@
+//! `ra-web-srv` as a program of its own; inside an image it is an applet of the multi-call binary.
+
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_writer(io::stderr).with_env_filter(filter).init();
+    ra_web_srv::cli::run(ra_web_srv::cli::Args::parse()).into()
+}

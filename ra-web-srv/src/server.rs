@@ -1,0 +1,145 @@
+//! The whole server: both doors on their listeners, over one identity and one NSM.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use attestation::Sha256;
+use attestation::binding::Statement;
+use axum::body::Bytes;
+use nsm::Provider;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use transport::{Addr, BindError, Listener};
+
+use crate::application;
+use crate::identity::{IdentityError, TlsIdentity};
+use crate::limits::Limits;
+use crate::nsm_queue::NsmQueue;
+use crate::public::{self, PublicState};
+use crate::serve::Door;
+
+/// What to serve, and where.
+#[derive(Debug, Clone, Default)]
+pub struct Config {
+    /// Where to listen for HTTPS.
+    pub listen: Vec<Addr>,
+    /// Where to make the Unix socket of the application API; without it there is none.
+    pub api: Option<PathBuf>,
+    /// Subject alternative names of the certificate; `localhost` when empty.
+    pub server_names: Vec<String>,
+    /// The measured manifest's bytes; without them `GET /v1/manifest` answers 404.
+    pub manifest: Option<Vec<u8>>,
+    /// How much of it at once.
+    pub limits: Limits,
+}
+
+/// A server that listens, and serves once [`Server::run`] is polled.
+#[derive(Debug)]
+pub struct Server {
+    doors: Vec<(Door, Listener)>,
+    key_digest: Sha256,
+}
+
+/// Why the server could not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The TLS key or its certificate could not be made.
+    #[error("cannot make the server's TLS identity")]
+    Identity(#[from] IdentityError),
+    /// An address cannot be listened on.
+    #[error("cannot listen")]
+    Bind(#[from] BindError),
+    /// The application's socket could not be opened to every user in the enclave.
+    #[error("cannot set the permissions of {}", path.display())]
+    Permissions {
+        /// The socket.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The thread that asks the NSM did not start.
+    #[error("cannot start the thread that asks the NSM")]
+    Thread(#[source] io::Error),
+}
+
+/// A listener that can accept no more, so that the server is better started anew.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot accept connections at {addr} any more")]
+pub struct ListenerBroken {
+    /// Where it listened.
+    pub addr: Addr,
+    /// Why not.
+    #[source]
+    pub source: io::Error,
+}
+
+impl Server {
+    /// Makes the TLS identity and starts to listen everywhere `config` says.
+    ///
+    /// # Errors
+    /// [`StartError`] as its variants say; nothing is left listening then.
+    pub async fn bind(config: Config, provider: Arc<dyn Provider>) -> Result<Self, StartError> {
+        let identity = TlsIdentity::generate(&config.server_names)?;
+        let queue = || {
+            NsmQueue::start(Arc::clone(&provider), config.limits.nsm_queue, config.limits.nsm_answer)
+                .map_err(StartError::Thread)
+        };
+        let binding = Statement::Server { tls_key: identity.key_digest(), application_key: None };
+        let state = PublicState {
+            nsm: queue()?,
+            binding: binding.encode(),
+            manifest: config.manifest.map(Bytes::from),
+        };
+        let public = Door::new(Some(identity.acceptor()), public::router(state), &config.limits);
+        let mut doors = Vec::new();
+        for addr in &config.listen {
+            doors.push((public.clone(), Listener::bind(addr).await?));
+        }
+        if let Some(path) = &config.api {
+            let listener = Listener::bind(&Addr::Unix(path.clone())).await?;
+            open_to_every_user(path)?;
+            doors.push((Door::new(None, application::router(queue()?), &config.limits), listener));
+        }
+        Ok(Self { doors, key_digest: identity.key_digest() })
+    }
+
+    /// Where the server listens, in the order of [`Config`], the application's socket last.
+    pub fn addrs(&self) -> impl Iterator<Item = &Addr> {
+        self.doors.iter().map(|(_, listener)| listener.local_addr())
+    }
+
+    /// SHA-256 of the TLS key's DER SubjectPublicKeyInfo.
+    #[must_use]
+    pub fn key_digest(&self) -> Sha256 {
+        self.key_digest
+    }
+
+    /// Serves until `stop` completes or a listener breaks, then lets open connections finish within
+    /// [`Limits::drain`].
+    ///
+    /// # Errors
+    /// [`ListenerBroken`] when it was not `stop` that ended it.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), ListenerBroken> {
+        let (stopped, _) = watch::channel(false);
+        let mut serving = JoinSet::new();
+        for (door, listener) in self.doors {
+            serving.spawn(door.serve(listener, stopped.subscribe()));
+        }
+        let broken = tokio::select! {
+            Some(Ok(ended)) = serving.join_next() => ended,
+            () = stop => Ok(()),
+        };
+        stopped.send_replace(true);
+        while serving.join_next().await.is_some() {}
+        broken
+    }
+}
+
+/// Services run under users of their own, and each may ask for documents about its own data.
+fn open_to_every_user(path: &std::path::Path) -> Result<(), StartError> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))
+        .map_err(|source| StartError::Permissions { path: path.to_owned(), source })
+}

@@ -1,0 +1,148 @@
+//! A running server with a simulated module, a refusing one, or one that waits to be let go.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex};
+
+use attestation::binding::{ApplicationData, Statement};
+use attestation::{Document, Roots, Sha256, UnixTime, Verified, verify};
+use nsm::sim::{DevelopmentRoot, SimulatedNsm};
+use nsm::wire::{Request, Response};
+use nsm::{ErrorCode, PcrIndex, Provider, Transact};
+use ra_web_srv::{Config, Limits, ListenerBroken, Server};
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use transport::Addr;
+
+use crate::client::PATIENCE;
+
+/// The manifest served; any bytes will do for this server.
+pub(crate) const MANIFEST: &[u8] = br#"{"name":"an-agent","version":1}"#;
+
+/// A server on TCP and on a Unix socket, its application API, and the means to stop it.
+pub(crate) struct Enclave {
+    pub(crate) tcp: Addr,
+    pub(crate) unix: Addr,
+    pub(crate) api: Addr,
+    pub(crate) key_digest: Sha256,
+    pub(crate) dir: TempDir,
+    root_pem: String,
+    stop: oneshot::Sender<()>,
+    served: JoinHandle<Result<(), ListenerBroken>>,
+}
+
+impl Enclave {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(Limits::default()).await
+    }
+
+    pub(crate) async fn start_with(limits: Limits) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let root = DevelopmentRoot::load_or_create(dir.path()).unwrap();
+        let root_pem = root.root_pem().to_owned();
+        let pcrs: Vec<_> = (0..3_u8).map(|n| (PcrIndex::new(n).unwrap(), [n + 1; 48])).collect();
+        let module = SimulatedNsm::new(&root, "i-0123456789abcdef0-enc0123456789abcdef", &pcrs).unwrap();
+        Self::start_on(dir, root_pem, Arc::new(module), limits).await
+    }
+
+    /// On a module of the test's own; its documents do not verify.
+    pub(crate) async fn start_on_module(module: impl Provider + 'static, limits: Limits) -> Self {
+        Self::start_on(tempfile::tempdir().unwrap(), String::new(), Arc::new(module), limits).await
+    }
+
+    async fn start_on(dir: TempDir, root_pem: String, provider: Arc<dyn Provider>, limits: Limits) -> Self {
+        let unix = Addr::Unix(dir.path().join("https.sock"));
+        let api = dir.path().join("api.sock");
+        let config = Config {
+            listen: vec!["tcp://127.0.0.1:0".parse().unwrap(), unix.clone()],
+            api: Some(api.clone()),
+            manifest: Some(MANIFEST.to_vec()),
+            limits,
+            ..Config::default()
+        };
+        let server = Server::bind(config, provider).await.unwrap();
+        let tcp = server.addrs().next().unwrap().clone();
+        let key_digest = server.key_digest();
+        let (stop, stopped) = oneshot::channel();
+        let served = tokio::spawn(server.run(async move {
+            let _ = stopped.await;
+        }));
+        Self { tcp, unix, api: Addr::Unix(api), key_digest, dir, root_pem, stop, served }
+    }
+
+    /// Verifies `document` under the development root, at the time the document states.
+    pub(crate) fn verify(&self, document: &[u8]) -> Verified {
+        let at = UnixTime::from_millis(Document::decode(document).unwrap().timestamp_ms);
+        verify(document, &Roots::custom(self.root_pem.as_bytes()).unwrap(), at).unwrap()
+    }
+
+    pub(crate) fn api_path(&self) -> PathBuf {
+        match &self.api {
+            Addr::Unix(path) => path.clone(),
+            other => panic!("{other} is no Unix socket"),
+        }
+    }
+
+    /// Stops the server and waits until it has.
+    pub(crate) async fn stop(self) -> TempDir {
+        self.stop.send(()).unwrap();
+        tokio::time::timeout(PATIENCE, self.served).await.unwrap().unwrap().unwrap();
+        self.dir
+    }
+}
+
+/// The statement a server with the TLS key `tls_key` makes.
+pub(crate) fn server_statement(tls_key: Sha256) -> Statement {
+    Statement::Server { tls_key, application_key: None }
+}
+
+/// The statement made on behalf of an application that says `data`.
+pub(crate) fn application_statement(data: &[u8]) -> Statement {
+    Statement::Application { application_key: None, data: ApplicationData::new(data.to_vec()).unwrap() }
+}
+
+pub(crate) fn names_in(dir: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        dir.read_dir().unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// A module that answers every request with an internal error.
+pub(crate) struct Refusing;
+
+impl Transact for Refusing {
+    fn transact(&self, _: &Request) -> Result<Response, nsm::Error> {
+        Ok(Response::Error(ErrorCode::InternalError))
+    }
+}
+
+/// A module that answers nothing until it is let go, and counts what it was asked.
+#[derive(Clone, Default)]
+pub(crate) struct Held(Arc<(Mutex<HeldState>, Condvar)>);
+
+#[derive(Default)]
+struct HeldState {
+    asked: usize,
+    released: bool,
+}
+
+impl Held {
+    pub(crate) fn release(&self) {
+        self.0.0.lock().unwrap().released = true;
+        self.0.1.notify_all();
+    }
+
+    pub(crate) fn asked(&self) -> usize {
+        self.0.0.lock().unwrap().asked
+    }
+}
+
+impl Transact for Held {
+    fn transact(&self, _: &Request) -> Result<Response, nsm::Error> {
+        let mut state = self.0.0.lock().unwrap();
+        state.asked += 1;
+        drop(self.0.1.wait_while(state, |state| !state.released).unwrap());
+        Ok(Response::Attestation { document: b"document".to_vec() })
+    }
+}

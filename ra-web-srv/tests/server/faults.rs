@@ -1,0 +1,258 @@
+//! Broken modules and hostile peers: each meets a clear end, and the server goes on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::Request;
+use hyper::body::Bytes;
+use ra_web_srv::{Config, Limits, Server, StartError};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::JoinSet;
+use tokio_rustls::client::TlsStream;
+use transport::{Addr, BindError, Stream};
+
+use crate::client::{Answer, PATIENCE, ask, connect, connect_tls, get, http2_sender, tls_config};
+use crate::enclave::{Enclave, Held, Refusing, names_in};
+
+const ATTESTATION: &str = "/v1/attestation?nonce=0011223344556677";
+const SHORT: Duration = Duration::from_millis(200);
+
+/// What the peer receives until the server closes; a reset counts as closed.
+async fn read_to_end(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> Vec<u8> {
+    let mut received = Vec::new();
+    let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut received)).await.expect("the server hung");
+    received
+}
+
+async fn is_alive(addr: &Addr) -> bool {
+    get(addr, "/healthz", None).await.0.status == 200
+}
+
+async fn tls(enclave: &Enclave, protocol: &[u8]) -> TlsStream<Stream> {
+    connect_tls(&enclave.tcp, tls_config(&[&rustls::version::TLS13]), &[protocol]).await.unwrap()
+}
+
+async fn attestation(addr: Addr) -> Answer {
+    get(&addr, ATTESTATION, None).await.0
+}
+
+async fn until(condition: impl Fn() -> bool) {
+    let waiting = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.expect("the condition never came true");
+}
+
+#[tokio::test]
+async fn a_failing_module_is_a_500_and_the_server_lives() {
+    let enclave = Enclave::start_on_module(Refusing, Limits::default()).await;
+    for _ in 0..2 {
+        let (answer, _) = get(&enclave.tcp, ATTESTATION, None).await;
+        assert_eq!(answer.refusal(), (500, "nsm_failed".to_owned()));
+    }
+    let request = Request::post("/v1/attest").header("host", "x").body(Full::from("{}")).unwrap();
+    let answer = ask(connect(&enclave.api).await, request).await;
+    assert_eq!(answer.refusal(), (500, "nsm_failed".to_owned()));
+    assert!(is_alive(&enclave.tcp).await);
+}
+
+#[tokio::test]
+async fn a_full_queue_is_a_503_at_once_and_the_rest_are_served() {
+    let module = Held::default();
+    let enclave =
+        Enclave::start_on_module(module.clone(), Limits { nsm_queue: 2, ..Limits::default() }).await;
+    let mut asked = JoinSet::new();
+    asked.spawn(attestation(enclave.tcp.clone()));
+    until(|| module.asked() == 1).await;
+    // One is with the module. Two of these find a place in the queue; the third has its answer while they wait.
+    for _ in 0..3 {
+        asked.spawn(attestation(enclave.tcp.clone()));
+    }
+    let refused = asked.join_next().await.unwrap().unwrap();
+    assert_eq!(refused.refusal(), (503, "nsm_busy".to_owned()));
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    module.release();
+    let served = asked.join_all().await;
+    assert_eq!(served.len(), 3);
+    assert!(served.iter().all(|answer| answer.status == 200), "{served:?}");
+}
+
+#[tokio::test]
+async fn a_crowd_outside_does_not_keep_the_application_out() {
+    let module = Held::default();
+    let enclave =
+        Enclave::start_on_module(module.clone(), Limits { nsm_queue: 1, ..Limits::default() }).await;
+    let mut crowd = JoinSet::new();
+    for _ in 0..3 {
+        crowd.spawn(attestation(enclave.tcp.clone()));
+    }
+    let refused = crowd.join_next().await.unwrap().unwrap();
+    assert_eq!(refused.refusal(), (503, "nsm_busy".to_owned()));
+    let request = Request::post("/v1/attest").header("host", "x").body(Full::from("{}")).unwrap();
+    let application = tokio::spawn(ask(connect(&enclave.api).await, request));
+    until(|| module.asked() == 2).await;
+    module.release();
+    assert_eq!(application.await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn whoever_gave_up_waiting_costs_the_module_nothing() {
+    let module = Held::default();
+    let enclave =
+        Enclave::start_on_module(module.clone(), Limits { nsm_answer: SHORT, ..Limits::default() }).await;
+    for _ in 0..2 {
+        let answer = attestation(enclave.tcp.clone()).await;
+        assert_eq!(answer.refusal(), (503, "nsm_busy".to_owned()));
+    }
+    assert_eq!(module.asked(), 1, "the second waited behind the first");
+    module.release();
+    assert_eq!(attestation(enclave.tcp.clone()).await.status, 200);
+    assert_eq!(module.asked(), 2, "the second was not asked any more");
+}
+
+#[tokio::test]
+async fn a_silent_peer_is_dropped_before_the_handshake() {
+    let enclave = Enclave::start_with(Limits { handshake: SHORT, ..Limits::default() }).await;
+    // Nothing at all, and the first bytes of a ClientHello record.
+    for beginning in [&b""[..], b"\x16\x03\x01\x02\x00\x01"] {
+        let mut stream = connect(&enclave.tcp).await;
+        stream.write_all(beginning).await.unwrap();
+        assert_eq!(read_to_end(&mut stream).await, b"");
+    }
+    assert!(is_alive(&enclave.tcp).await);
+}
+
+/// A slot was once taken before accepting, so that of two listeners with one slot the idle one kept it for ever.
+#[tokio::test]
+async fn a_silent_peer_gives_its_slot_back() {
+    let enclave = Enclave::start_with(Limits { connections: 1, handshake: SHORT, ..Limits::default() }).await;
+    let _silent = connect(&enclave.tcp).await;
+    assert!(is_alive(&enclave.tcp).await);
+}
+
+#[tokio::test]
+async fn a_request_head_that_does_not_end_is_dropped() {
+    let enclave = Enclave::start_with(Limits { header_read: SHORT, ..Limits::default() }).await;
+    for beginning in [&b""[..], b"GET /healthz HTTP/1.1\r\nhost: x\r\n"] {
+        let mut stream = tls(&enclave, b"http/1.1").await;
+        stream.write_all(beginning).await.unwrap();
+        let answer = read_to_end(&mut stream).await;
+        assert!(!answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+    }
+}
+
+#[tokio::test]
+async fn a_connection_ends_when_its_lifetime_does() {
+    let limits = Limits { connection_lifetime: SHORT, drain: SHORT, ..Limits::default() };
+    let enclave = Enclave::start_with(limits).await;
+    // HTTP/2 has no time limit of its own for a client that never sends its preface.
+    for protocol in [&b"h2"[..], b"http/1.1"] {
+        read_to_end(&mut tls(&enclave, protocol).await).await;
+    }
+}
+
+#[tokio::test]
+async fn a_request_head_beyond_the_limits_is_a_431() {
+    let enclave = Enclave::start().await;
+    let long_field = format!("x: {}\r\n", "y".repeat(16 * 1024));
+    let many_fields = "x: y\r\n".repeat(65);
+    for fields in [long_field, many_fields] {
+        let mut stream = tls(&enclave, b"http/1.1").await;
+        let head = format!("GET /healthz HTTP/1.1\r\nhost: x\r\n{fields}\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let answer = read_to_end(&mut stream).await;
+        assert!(answer.starts_with(b"HTTP/1.1 431 "), "{}", String::from_utf8_lossy(&answer));
+    }
+    assert!(is_alive(&enclave.tcp).await);
+}
+
+#[tokio::test]
+async fn a_request_head_beyond_the_limits_is_refused_in_http2_too() {
+    let enclave = Enclave::start().await;
+    let mut sender = http2_sender(&enclave.tcp).await;
+    let request = Request::get("https://localhost/healthz").header("x", "y".repeat(20 * 1024));
+    let asked = sender.send_request(request.body(Full::<Bytes>::default()).unwrap());
+    let outcome = tokio::time::timeout(PATIENCE, asked).await.unwrap();
+    assert!(outcome.is_err() || outcome.is_ok_and(|response| response.status() == 431));
+    assert!(is_alive(&enclave.tcp).await);
+}
+
+#[tokio::test]
+async fn a_body_sent_to_a_path_that_reads_none_is_not_waited_for() {
+    let enclave = Enclave::start().await;
+    let mut stream = tls(&enclave, b"http/1.1").await;
+    stream
+        .write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000000\r\n\r\n")
+        .await
+        .unwrap();
+    let answer = read_to_end(&mut stream).await;
+    assert!(answer.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&answer));
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_is_a_408() {
+    let enclave = Enclave::start_with(Limits { request: SHORT, ..Limits::default() }).await;
+    let mut stream = connect(&enclave.api).await;
+    stream.write_all(b"POST /v1/attest HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n{").await.unwrap();
+    let answer = read_to_end(&mut stream).await;
+    assert!(answer.starts_with(b"HTTP/1.1 408 "), "{}", String::from_utf8_lossy(&answer));
+}
+
+#[tokio::test]
+async fn plain_http_on_the_tls_port_ends_cleanly() {
+    let enclave = Enclave::start().await;
+    for addr in [&enclave.tcp, &enclave.unix] {
+        let mut stream = connect(addr).await;
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let answer = read_to_end(&mut stream).await;
+        // A TLS alert record (RFC 8446, section 6), or nothing if the reset overtook it.
+        assert!(answer.is_empty() || answer[0] == 21, "{}", String::from_utf8_lossy(&answer));
+    }
+    assert!(is_alive(&enclave.tcp).await);
+}
+
+#[tokio::test]
+async fn stopping_finishes_the_request_in_progress_and_leaves_no_socket() {
+    let module = Held::default();
+    let enclave = Enclave::start_on_module(module.clone(), Limits::default()).await;
+    let (tcp, api) = (enclave.tcp.clone(), enclave.api.clone());
+    let in_progress = tokio::spawn(attestation(tcp.clone()));
+    until(|| module.asked() == 1).await;
+    let stopping = tokio::spawn(enclave.stop());
+    let gone = async {
+        while Stream::connect(&tcp, PATIENCE).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone).await.unwrap();
+    module.release();
+    assert_eq!(in_progress.await.unwrap().status, 200);
+    let dir = stopping.await.unwrap();
+    assert_eq!(names_in(dir.path()), Vec::<String>::new());
+    assert!(Stream::connect(&api, PATIENCE).await.is_err());
+}
+
+#[tokio::test]
+async fn stopping_cuts_a_request_that_does_not_end() {
+    let module = Held::default();
+    let enclave =
+        Enclave::start_on_module(module.clone(), Limits { drain: SHORT, ..Limits::default() }).await;
+    let mut stream = tls(&enclave, b"http/1.1").await;
+    stream.write_all(format!("GET {ATTESTATION} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
+    until(|| module.asked() == 1).await;
+    enclave.stop().await;
+    assert_eq!(read_to_end(&mut stream).await, b"");
+    module.release();
+}
+
+#[tokio::test]
+async fn a_second_server_at_the_same_address_does_not_start() {
+    let enclave = Enclave::start().await;
+    let config = Config { listen: vec![enclave.unix.clone()], ..Config::default() };
+    let second = Server::bind(config, Arc::new(Refusing)).await;
+    assert!(matches!(second, Err(StartError::Bind(BindError::InUse { .. }))), "{second:?}");
+    assert!(is_alive(&enclave.unix).await);
+}

@@ -1,0 +1,12 @@
+//! The server as its peers see it: over TLS on TCP and Unix sockets, with a simulated NSM or a broken one.
+
+#![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod client;
+mod enclave;
+
+mod application;
+mod attestation;
+mod faults;
+mod program;
