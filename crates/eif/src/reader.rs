@@ -149,8 +149,8 @@ impl<R: Read + Seek> Eif<R> {
 
     /// What booting this image measures. Reads all of it.
     ///
-    /// PCR8 is the certificate in the signature section whether or not its signature is right, as the hypervisor
-    /// refuses an image of which it is not.
+    /// PCR8 is that of the certificate in the signature section, whether or not the signature is right: see
+    /// [`Eif::verify_signature`].
     ///
     /// # Errors
     ///
