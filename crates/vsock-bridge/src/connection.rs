@@ -26,11 +26,11 @@ pub(crate) const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
 /// The guest has this long to accept or refuse a connection.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A host listener whose queue is full is tried again after this long...
-pub(crate) const DIAL_RETRY: Duration = Duration::from_millis(10);
+/// A listener whose queue is full, on either side, is tried again after this long...
+pub(crate) const BUSY_RETRY: Duration = Duration::from_millis(10);
 
 /// ...until this much has passed, which is when a Linux guest gives up as well.
-pub(crate) const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The guest has this long to confirm the end of a connection; Linux waits as long for us.
 pub(crate) const LINGER_TIMEOUT: Duration = Duration::from_secs(8);
@@ -112,7 +112,9 @@ enum Phase {
     /// A host client has connected and not said to which port.
     Greeting,
     /// The guest is to be asked, or was asked, to accept.
-    Requesting { sent: bool },
+    Requesting { sent: bool, give_up: Instant },
+    /// The guest's listener seems to be busy and will be asked again.
+    Pausing { give_up: Instant },
     /// The guest has asked for a connection; the host's listener is being tried.
     Dialling { due: bool, give_up: Instant },
     /// The connection stands.
@@ -186,7 +188,7 @@ impl Connection {
 
     /// A connection the guest asked for at `now` by this packet.
     pub(crate) fn requested_by_guest(key: Key, header: &Header, now: Instant) -> Self {
-        let mut connection = Self::new(Phase::Dialling { due: true, give_up: now + DIAL_TIMEOUT }, Some(key));
+        let mut connection = Self::new(Phase::Dialling { due: true, give_up: now + BUSY_TIMEOUT }, Some(key));
         connection.send.learn(header);
         connection
     }
@@ -214,6 +216,16 @@ impl Connection {
         self.phase == Phase::Gone
     }
 
+    /// Whether the connection stands, for all the guest knows.
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self.phase, Phase::Open { .. })
+    }
+
+    /// Whether the guest has forgotten the connection while the host has not.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.phase == Phase::Draining
+    }
+
     /// Whether the guest has been told everything but the reset it is owed.
     pub(crate) fn is_resetting(&self) -> bool {
         self.phase == Phase::Resetting
@@ -239,7 +251,7 @@ impl Connection {
 
     /// The guest has accepted.
     pub(crate) fn response(&mut self) {
-        let (Phase::Requesting { sent: true }, Some(key)) = (self.phase, self.key) else {
+        let (Phase::Requesting { sent: true, .. }, Some(key)) = (self.phase, self.key) else {
             return self.reset();
         };
         let answer = greeting::accepted(key.guest_port);
@@ -251,7 +263,9 @@ impl Connection {
 
     /// The guest has sent data.
     pub(crate) fn data(&mut self, payload: &[u8]) {
-        if !matches!(self.phase, Phase::Open { response_due: false } | Phase::Closing) || self.guest.done_sending() {
+        if !matches!(self.phase, Phase::Open { response_due: false } | Phase::Closing)
+            || self.guest.done_sending()
+        {
             return self.reset();
         }
         let count = u32::try_from(payload.len()).unwrap_or(u32::MAX);
@@ -279,10 +293,19 @@ impl Connection {
         self.receive.ask();
     }
 
-    /// The guest has reset the connection.
-    pub(crate) fn reset_by_guest(&mut self) {
+    /// The guest has reset the connection. `is_listening` says whether it is known to accept others on the same port.
+    pub(crate) fn reset_by_guest(&mut self, is_listening: bool, now: Instant) {
+        if let Phase::Requesting { sent: true, give_up } = self.phase
+            && is_listening
+            && now < give_up
+        {
+            self.deadline = Some(now + BUSY_RETRY);
+            self.phase = Phase::Pausing { give_up };
+            return;
+        }
         // A guest that gives up waiting for our receipt sends a reset too. What it had sent before still counts.
-        let owed = matches!(self.phase, Phase::Open { .. }) && self.guest.done_sending() && !self.outbox.is_empty();
+        let owed =
+            matches!(self.phase, Phase::Open { .. }) && self.guest.done_sending() && !self.outbox.is_empty();
         self.deadline = None;
         self.phase = if owed { Phase::Draining } else { Phase::Gone };
     }
@@ -292,8 +315,11 @@ impl Connection {
         self.deadline = None;
         self.outbox = VecDeque::new();
         self.phase = match self.phase {
-            Phase::Greeting | Phase::Requesting { sent: false } | Phase::Draining | Phase::Gone => Phase::Gone,
-            _ => Phase::Resetting,
+            Phase::Dialling { .. } | Phase::Open { .. } | Phase::Closing | Phase::Resetting => {
+                Phase::Resetting
+            }
+            Phase::Requesting { sent: true, .. } => Phase::Resetting,
+            _ => Phase::Gone,
         };
     }
 }
@@ -304,7 +330,7 @@ impl Connection {
     pub(crate) fn greeted(&mut self, key: Key, now: Instant) {
         self.key = Some(key);
         self.deadline = Some(now + REQUEST_TIMEOUT);
-        self.phase = Phase::Requesting { sent: false };
+        self.phase = Phase::Requesting { sent: false, give_up: now + BUSY_TIMEOUT };
     }
 
     /// The listener for the connection's host port was tried at `now`.
@@ -319,7 +345,7 @@ impl Connection {
                 self.phase = Phase::Open { response_due: true };
             }
             DialOutcome::Busy if now < give_up => {
-                self.deadline = Some(now + DIAL_RETRY);
+                self.deadline = Some(now + BUSY_RETRY);
                 self.phase = Phase::Dialling { due: false, give_up };
             }
             DialOutcome::Busy | DialOutcome::Refused => self.reset(),
@@ -385,7 +411,13 @@ impl Connection {
     pub(crate) fn expire(&mut self, now: Instant) {
         self.deadline = None;
         match self.phase {
-            Phase::Dialling { give_up, .. } if now < give_up => self.phase = Phase::Dialling { due: true, give_up },
+            Phase::Dialling { give_up, .. } if now < give_up => {
+                self.phase = Phase::Dialling { due: true, give_up }
+            }
+            Phase::Pausing { give_up } => {
+                self.deadline = Some(now + REQUEST_TIMEOUT);
+                self.phase = Phase::Requesting { sent: false, give_up };
+            }
             _ => self.reset(),
         }
     }
@@ -428,7 +460,7 @@ impl Connection {
     /// The next packet for the guest.
     pub(crate) fn for_guest(&self) -> ForGuest {
         match self.phase {
-            Phase::Requesting { sent: false } => ForGuest::Control(Op::Request, 0),
+            Phase::Requesting { sent: false, .. } => ForGuest::Control(Op::Request, 0),
             Phase::Resetting => ForGuest::Control(Op::Reset, 0),
             Phase::Open { response_due: true } => ForGuest::Control(Op::Response, 0),
             Phase::Open { response_due: false } | Phase::Closing => self.next_of_open(),
@@ -469,7 +501,11 @@ impl Connection {
         let mut header = self.header(op)?;
         header.flags = flags;
         match op {
-            Op::Request => self.phase = Phase::Requesting { sent: true },
+            Op::Request => {
+                if let Phase::Requesting { give_up, .. } = self.phase {
+                    self.phase = Phase::Requesting { sent: true, give_up };
+                }
+            }
             Op::Response => {
                 self.phase = Phase::Open { response_due: false };
                 self.conclude();
@@ -527,7 +563,9 @@ impl Connection {
     /// Counts what [`Connection::for_host`] announced as done. [`ForHost::Write`] is done by [`Connection::wrote`].
     pub(crate) fn done_on_host(&mut self, deed: ForHost) {
         match (deed, self.phase) {
-            (ForHost::Dial, Phase::Dialling { give_up, .. }) => self.phase = Phase::Dialling { due: false, give_up },
+            (ForHost::Dial, Phase::Dialling { give_up, .. }) => {
+                self.phase = Phase::Dialling { due: false, give_up }
+            }
             (ForHost::ShutdownWrite, _) => self.host.write_shut = true,
             (ForHost::ShutdownRead, _) => self.host.ended = true,
             (ForHost::Close, _) => self.host.attached = false,

@@ -120,7 +120,8 @@ mod tests {
 
     #[test]
     fn sending_uses_credit_and_the_guest_gives_it_back_across_the_wrap() {
-        let mut credit = SendCredit { sent: u32::MAX - 9, peer_fwd_cnt: u32::MAX - 9, ..SendCredit::default() };
+        let mut credit =
+            SendCredit { sent: u32::MAX - 9, peer_fwd_cnt: u32::MAX - 9, ..SendCredit::default() };
         credit.learn(&says(100, u32::MAX - 9));
         credit.spend(60);
         assert_eq!(credit.available(), 40);

@@ -422,7 +422,13 @@ impl VhostUserBackendMut for Device {
         Ok(())
     }
 
-    fn handle_event(&mut self, _event: u16, _set: EventSet, vrings: &[Vring], _thread: usize) -> io::Result<()> {
+    fn handle_event(
+        &mut self,
+        _event: u16,
+        _set: EventSet,
+        vrings: &[Vring],
+        _thread: usize,
+    ) -> io::Result<()> {
         // An error here would end the worker and leave the guest without a word. There is none that a later turn might
         // not get over.
         if let Err(error) = self.turn(vrings) {

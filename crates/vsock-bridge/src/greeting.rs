@@ -29,7 +29,8 @@ pub(crate) enum Greeting {
 pub(crate) fn parse(seen: &[u8]) -> Greeting {
     let window = seen.get(..MAX_GREETING_BYTES).unwrap_or(seen);
     let Some(length) = window.iter().position(|byte| *byte == b'\n') else {
-        let promising = window.len() < MAX_GREETING_BYTES && window.iter().zip(VERB).all(|(got, want)| got == want);
+        let promising =
+            window.len() < MAX_GREETING_BYTES && window.iter().zip(VERB).all(|(got, want)| got == want);
         return if promising { Greeting::Incomplete } else { Greeting::Invalid };
     };
     let line = window.get(..length).unwrap_or_default();

@@ -193,7 +193,8 @@ impl Mux {
         if let Some(key) = connection.key {
             self.by_key.insert(key, id);
         }
-        self.connections.insert(id, Entry { connection, deadline: None, in_for_guest: false, in_for_host: false });
+        self.connections
+            .insert(id, Entry { connection, deadline: None, in_for_guest: false, in_for_host: false });
         self.settle(id);
         id
     }
@@ -231,7 +232,7 @@ impl Mux {
             };
         };
         if op == Some(Op::Reset) {
-            return self.reset_by_guest(id);
+            return self.reset_by_guest(id, key);
         }
         self.with(id, |connection| {
             connection.learn(header);
@@ -261,7 +262,11 @@ impl Mux {
         let ours = header.src_cid == self.cids.guest
             && self.cids.host.contains(&header.dst_cid)
             && header.socket_type == TYPE_STREAM;
-        ours.then_some(Key { host_cid: header.dst_cid, host_port: header.dst_port, guest_port: header.src_port })
+        ours.then_some(Key {
+            host_cid: header.dst_cid,
+            host_port: header.dst_port,
+            guest_port: header.src_port,
+        })
     }
 
     /// The connection of a packet. A new request replaces one that only waits for its reset to be sent.
@@ -281,15 +286,28 @@ impl Mux {
             return self.refuse(header);
         }
         let id = self.insert(Connection::requested_by_guest(key, header, self.now));
-        debug!(id = id.0, port = key.host_port, guest_port = key.guest_port, "the guest asks for a connection");
+        debug!(
+            id = id.0,
+            port = key.host_port,
+            guest_port = key.guest_port,
+            "the guest asks for a connection"
+        );
     }
 
-    fn reset_by_guest(&mut self, id: Id) {
-        self.with(id, Connection::reset_by_guest);
+    fn reset_by_guest(&mut self, id: Id, key: Key) {
+        // A guest whose listener has too many connections waiting to be accepted answers as if nobody listened. Where
+        // others got through, that is what happened.
+        let is_listening = self.connections.values().any(|entry| {
+            entry.connection.is_open()
+                && entry.connection.key.is_some_and(|other| other.guest_port == key.guest_port)
+        });
+        let now = self.now;
+        self.with(id, |connection| connection.reset_by_guest(is_listening, now));
         // What is left to drain is no business of the guest's any more: it may use the ports again.
         if let Some(entry) = self.connections.get_mut(&id)
-            && let Some(key) = entry.connection.key.take()
+            && entry.connection.is_draining()
         {
+            entry.connection.key = None;
             self.by_key.remove(&key);
         }
     }
@@ -356,7 +374,8 @@ impl Mux {
 impl Mux {
     /// Takes a client that has connected to the host's socket, unless there are too many.
     pub(crate) fn accepted(&mut self) -> Option<Id> {
-        (self.connections.len() < MAX_CONNECTIONS).then(|| self.insert(Connection::accepted_from_host(self.now)))
+        (self.connections.len() < MAX_CONNECTIONS)
+            .then(|| self.insert(Connection::accepted_from_host(self.now)))
     }
 
     /// Whether the client has yet to name a port, so that its first bytes are for [`Mux::greet`].
@@ -368,20 +387,28 @@ impl Mux {
     pub(crate) fn greet(&mut self, id: Id, seen: &[u8]) -> Greeted {
         match greeting::parse(seen) {
             Greeting::Incomplete if !seen.is_empty() => Greeted::Wait,
-            Greeting::Connect { port, length } if self.online => {
-                let key = self.ephemeral_key(port);
-                self.by_key.insert(key, id);
-                let now = self.now;
-                self.with(id, |connection| connection.greeted(key, now));
-                debug!(id = id.0, port, "the host asks for a connection");
+            Greeting::Connect { port, length } => {
+                self.connect(id, port);
                 Greeted::Consume(length)
             }
-            Greeting::Connect { .. } | Greeting::Incomplete | Greeting::Invalid => {
-                debug!(id = id.0, online = self.online, "client refused");
+            Greeting::Incomplete | Greeting::Invalid => {
+                debug!(id = id.0, "client refused: no greeting");
                 self.with(id, Connection::reset);
                 Greeted::Wait
             }
         }
+    }
+
+    fn connect(&mut self, id: Id, port: u32) {
+        debug!(id = id.0, port, online = self.online, "the host asks for a connection");
+        if !self.online {
+            self.with(id, Connection::reset);
+            return;
+        }
+        let key = self.ephemeral_key(port);
+        self.by_key.insert(key, id);
+        let now = self.now;
+        self.with(id, |connection| connection.greeted(key, now));
     }
 
     fn ephemeral_key(&mut self, guest_port: u32) -> Key {

@@ -5,7 +5,7 @@ mod pair;
 use std::time::Duration;
 
 use super::*;
-use crate::connection::{DIAL_RETRY, DIAL_TIMEOUT, GREETING_TIMEOUT, LINGER_TIMEOUT, REQUEST_TIMEOUT};
+use crate::connection::{BUSY_RETRY, BUSY_TIMEOUT, GREETING_TIMEOUT, LINGER_TIMEOUT, REQUEST_TIMEOUT};
 use crate::credit::RECEIVE_BUFFER_BYTES;
 use crate::packet::{SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND};
 
@@ -91,7 +91,11 @@ fn the_guest_reaches_a_listener_under_either_name_of_the_host() {
         mux.dialled(id, DialOutcome::Connected);
         let (op, header) = mux.sent().unwrap();
         assert_eq!(op, Op::Response);
-        assert_eq!((header.src_cid, header.src_port), (cid, HOST_PORT), "the guest must recognise whom it called");
+        assert_eq!(
+            (header.src_cid, header.src_port),
+            (cid, HOST_PORT),
+            "the guest must recognise whom it called"
+        );
         assert_eq!((header.dst_cid, header.dst_port), (GUEST, GUEST_PORT));
         assert_eq!((header.buf_alloc, header.fwd_cnt), (RECEIVE_BUFFER_BYTES, 0));
     }
@@ -118,7 +122,7 @@ fn a_listener_with_a_full_queue_is_tried_until_it_has_room() {
         mux.dialled(id, DialOutcome::Busy);
         assert_eq!(mux.sent_op(), None);
         assert_eq!(mux.actions(), [], "not before its time");
-        mux.advance(start + DIAL_RETRY * (attempt + 1));
+        mux.advance(start + BUSY_RETRY * (attempt + 1));
     }
     let Some(Action::Dial(id, _)) = mux.next_action() else { panic!("no last dial") };
     mux.dialled(id, DialOutcome::Connected);
@@ -136,11 +140,11 @@ fn a_listener_that_never_has_room_is_given_up() {
     while let Some(Action::Dial(id, _)) = mux.next_action() {
         dials += 1;
         mux.dialled(id, DialOutcome::Busy);
-        now += DIAL_RETRY;
+        now += BUSY_RETRY;
         mux.advance(now);
     }
     assert_eq!(mux.sent_op(), Some(Op::Reset));
-    assert!(now >= start + DIAL_TIMEOUT && dials > 100, "{dials} dials");
+    assert!(now >= start + BUSY_TIMEOUT && dials > 100, "{dials} dials");
     assert_eq!(mux.connections(), 0);
 }
 
@@ -225,6 +229,34 @@ fn a_host_client_is_closed_without_ok_when_refused() {
     mux.receive(&Header { src_port: 5005, dst_port: request.src_port, ..from_guest(Op::Reset) }, &[]);
     assert_eq!(mux.actions(), [Action::Close(id)]);
     assert_eq!(mux.connections(), 0);
+}
+
+/// With a queue of 128 in the guest, 78 of 200 clients that came at once were turned away.
+#[test]
+fn a_guest_listener_with_a_full_queue_is_asked_again_but_not_for_ever() {
+    let mut mux = mux();
+    let start = Instant::now();
+    mux.advance(start);
+    let answer = |mux: &mut Mux, op: Op| {
+        let (sent, request) = mux.sent().unwrap();
+        assert_eq!(sent, Op::Request);
+        mux.receive(&Header { src_port: 5005, dst_port: request.src_port, ..from_guest(op) }, &[]);
+    };
+    let first = mux.accepted().unwrap();
+    mux.greet(first, b"CONNECT 5005\n");
+    answer(&mut mux, Op::Response);
+    let second = mux.accepted().unwrap();
+    mux.greet(second, b"CONNECT 5005\n");
+    answer(&mut mux, Op::Reset);
+    assert_eq!((mux.actions(), mux.sent_op()), (vec![], None));
+    let mut now = start;
+    while now < start + BUSY_TIMEOUT {
+        now += BUSY_RETRY;
+        mux.advance(now);
+        answer(&mut mux, Op::Reset);
+    }
+    assert_eq!(mux.actions(), [Action::Close(second)]);
+    assert_eq!(mux.connections(), 1);
 }
 
 #[test]
@@ -490,7 +522,11 @@ fn a_second_request_on_a_connection_resets_it_and_a_third_starts_afresh() {
     mux.receive(&from_guest(Op::Request), &[]);
     let Some(Action::Dial(second, _)) = mux.next_action() else { panic!("no dial") };
     mux.dialled(second, DialOutcome::Connected);
-    assert_eq!(mux.sent_op(), Some(Op::Response), "the reset owed to the old connection must not hit the new one");
+    assert_eq!(
+        mux.sent_op(),
+        Some(Op::Response),
+        "the reset owed to the old connection must not hit the new one"
+    );
 }
 
 #[test]

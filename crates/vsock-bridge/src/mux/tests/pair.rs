@@ -160,7 +160,8 @@ impl Side {
     fn misbehave(&mut self, action: Action, plan: &Plan, random: &mut Random) {
         match action {
             Action::Dial(id, port) => {
-                let outcome = [DialOutcome::Connected, DialOutcome::Busy, DialOutcome::Refused][random.below(3)];
+                let outcome =
+                    [DialOutcome::Connected, DialOutcome::Busy, DialOutcome::Refused][random.below(3)];
                 if outcome == DialOutcome::Connected {
                     self.streams.insert(id, SimStream::new(port, payload(port, plan, 0), plan.capacity));
                 }
@@ -169,7 +170,8 @@ impl Side {
             Action::Write(id) => {
                 let held = self.mux.outbox(id).0.len();
                 assert!(held <= RECEIVE_BUFFER_BYTES as usize + 20);
-                let outcomes = [WriteOutcome::Wrote(random.below(5000)), WriteOutcome::WouldBlock, WriteOutcome::Failed];
+                let outcomes =
+                    [WriteOutcome::Wrote(random.below(5000)), WriteOutcome::WouldBlock, WriteOutcome::Failed];
                 self.mux.wrote(id, outcomes[random.below(3)]);
             }
             Action::ShutdownWrite(_) | Action::ShutdownRead(_) => {}
@@ -225,7 +227,10 @@ fn run(plans: &[Plan], seed: u64) {
     }
     for step in 0.. {
         assert!(step < MAX_STEPS, "stuck: {:?}", sides.map(|side| side.mux));
-        if sides.iter().all(|side| side.mux.connections() == 0 && side.link.is_empty() && !side.mux.wants_transmit()) {
+        if sides
+            .iter()
+            .all(|side| side.mux.connections() == 0 && side.link.is_empty() && !side.mux.wants_transmit())
+        {
             break;
         }
         let side = random.below(2);
@@ -259,19 +264,24 @@ fn check(plans: &[Plan], sides: &mut [Side; 2]) {
     for (port, plan) in plans.iter().enumerate() {
         let port = u32::try_from(port).unwrap();
         for (index, side) in sides.iter().enumerate() {
-            let mut expected = if index == plan.opener { format!("OK {port}\n").into_bytes() } else { Vec::new() };
+            let mut expected =
+                if index == plan.opener { format!("OK {port}\n").into_bytes() } else { Vec::new() };
             expected.extend(payload(port, plan, 1 - index));
             let received = &side.finished[&port];
-            assert!(*received == expected, "side {index}, {plan:?}: {} of {}", received.len(), expected.len());
+            assert!(
+                *received == expected,
+                "side {index}, {plan:?}: {} of {}",
+                received.len(),
+                expected.len()
+            );
         }
     }
 }
 
 fn plan() -> impl Strategy<Value = Plan> {
     let length = prop_oneof![Just(0), 1..10_usize, 1..20_000_usize, 250_000..600_000_usize];
-    (0..2_usize, length.clone(), length, prop_oneof![50..1000_usize, 1000..300_000_usize]).prop_map(
-        |(opener, a, b, capacity)| Plan { opener, lengths: [a, b], capacity },
-    )
+    (0..2_usize, length.clone(), length, prop_oneof![50..1000_usize, 1000..300_000_usize])
+        .prop_map(|(opener, a, b, capacity)| Plan { opener, lengths: [a, b], capacity })
 }
 
 proptest! {
