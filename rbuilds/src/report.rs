@@ -10,7 +10,7 @@ use std::{
 
 use aws_lc_rs::digest::{Context, SHA384, digest};
 use eif::Measurements;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
 use crate::{Digest, Error, Note, error::WriteError, output::Output};
 
@@ -24,7 +24,8 @@ const MANIFEST_PCR: u8 = 16;
 /// (`docs/spec/reference-values.md`). It holds no time, no host's path and no name of a user.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BuildReport {
-    /// [`REPORT_VERSION`].
+    /// [`REPORT_VERSION`]; another version is not deserialised.
+    #[serde(deserialize_with = "known_version")]
     pub version: u32,
     /// The image's name.
     pub name: String,
@@ -110,6 +111,15 @@ fn manifest_register(manifest: &[u8]) -> PcrValue {
     extended.update(&[0; 48]);
     extended.update(digest(&SHA384, manifest).as_ref());
     PcrValue(extended.finish().as_ref().try_into().expect("a SHA-384 digest has 48 bytes"))
+}
+
+fn known_version<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    match u32::deserialize(deserializer)? {
+        REPORT_VERSION => Ok(REPORT_VERSION),
+        found => Err(de::Error::custom(format_args!(
+            "reference values have version {found}, this program reads version {REPORT_VERSION}"
+        ))),
+    }
 }
 
 impl fmt::Display for PcrValue {
