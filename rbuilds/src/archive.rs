@@ -24,7 +24,8 @@ use crate::{
     tree::{Inode, Kind, Layer, NewEntry, Whiteout},
 };
 
-const BLOCK_BYTES: u64 = 512;
+/// Length of a block: headers and contents begin at a multiple of it.
+pub(crate) const BLOCK_BYTES: u64 = 512;
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 const AUFS_METADATA: &[u8] = b".wh..wh.";
@@ -126,10 +127,14 @@ impl<'a> Reader<'a> {
         let mut end = 0;
         for entry in archive.entries().map_err(|e| damaged(e, self.intake))?.raw(true) {
             let mut entry = entry.map_err(|e| damaged(e, self.intake))?;
-            end = entry.raw_file_position().saturating_add(entry.size()).next_multiple_of(BLOCK_BYTES);
+            end = entry.raw_file_position().saturating_add(entry.size());
             self.take(&mut entry)?;
         }
-        if self.role == Role::Rootfs && stream.count() < end + BLOCK_BYTES {
+        let least = match self.role {
+            Role::Layer => end,
+            Role::Rootfs => end.saturating_add(BLOCK_BYTES).next_multiple_of(BLOCK_BYTES),
+        };
+        if stream.count() < least {
             return Err(LayerError::Truncated);
         }
         Ok(self.layer)

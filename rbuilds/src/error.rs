@@ -277,7 +277,7 @@ pub enum LayerError {
     #[error("the archive is damaged")]
     Damaged(#[source] io::Error),
     /// The archive ends before its end mark.
-    #[error("the archive is truncated: it ends without the closing zero block")]
+    #[error("the archive is truncated: it ends before its last file does, or without the closing zero block")]
     Truncated,
     /// The archive unpacks to something else than the image's configuration says.
     #[error("the layer unpacks to {found}, the image's configuration says {expected} (diff_id)")]

@@ -10,6 +10,7 @@ use flate2::bufread::MultiGzDecoder;
 
 use crate::{
     Digest,
+    archive::BLOCK_BYTES,
     digest::{HashingReader, drain},
     zstd::ZstdReader,
 };
@@ -21,8 +22,13 @@ type Blob = BufReader<HashingReader<SharedFile>>;
 
 /// Reads an archive that may be compressed. What the compression is shows in its first bytes, not in a name or media
 /// type: those are often wrong, and the digest binds the bytes anyway.
+///
+/// Some writers (umoci's `insert` among them) leave out what fills the last block of the archive, which the archive reader
+/// wants: it gets zeros then, which [`Self::count`] does not count and no digest covers.
 pub(crate) struct LayerStream {
     unpacked: HashingReader<Bounded<Decompressor>>,
+    /// Bytes given after the archive's end.
+    filled: u64,
 }
 
 impl LayerStream {
@@ -31,7 +37,7 @@ impl LayerStream {
         let hashing = HashingReader::new(SharedFile(file));
         let blob = BufReader::with_capacity(BUFFER_BYTES, hashing);
         let unpacked = HashingReader::new(Bounded { inner: Decompressor::detect(blob)?, left: limit });
-        Ok(Self { unpacked })
+        Ok(Self { unpacked, filled: 0 })
     }
 
     /// Whether the archive's bytes are the blob's.
@@ -42,6 +48,15 @@ impl LayerStream {
     /// Bytes of the archive read so far.
     pub(crate) fn count(&self) -> u64 {
         self.unpacked.count()
+    }
+
+    /// Fills the last block with zeros.
+    fn fill(&mut self, buf: &mut [u8]) -> usize {
+        let missing = self.count().next_multiple_of(BLOCK_BYTES) - self.count() - self.filled;
+        let zeros = buf.len().min(usize::try_from(missing).unwrap_or(usize::MAX));
+        buf.iter_mut().take(zeros).for_each(|byte| *byte = 0);
+        self.filled += zeros as u64;
+        zeros
     }
 
     /// Reads what the archive reader left. Gives digest and length of the whole archive.
@@ -60,7 +75,10 @@ impl LayerStream {
 
 impl Read for LayerStream {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.unpacked.read(buf)
+        match self.unpacked.read(buf)? {
+            0 => Ok(self.fill(buf)),
+            n => Ok(n),
+        }
     }
 }
 

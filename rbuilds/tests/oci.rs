@@ -349,3 +349,23 @@ fn refuses_manifests_that_do_not_fit_their_configuration() {
         assert!(is_expected(oci_error(&error)), "{}", chain(&error));
     }
 }
+
+/// umoci's `insert` writes layers whose last block is not filled up, and engines take them. A layer that ends inside a
+/// file's content is another matter, even if its digests are right.
+#[test]
+fn a_last_block_that_is_not_filled_is_taken_and_cut_content_is_not() {
+    let content = [7; 5000];
+    let archive = Tar::default().file("bin/app", &content).cut();
+    let content_end = 512 + content.len();
+    for compression in [Compression::None, Compression::Gzip] {
+        let workshop = Workshop::new();
+        simple_layout(&workshop, &[archive[..content_end].to_vec()], compression);
+        workshop.build(IMAGE).unwrap();
+        assert_eq!(workshop.application()[&b"bin/app"[..]].1, content);
+
+        let workshop = Workshop::new();
+        simple_layout(&workshop, &[archive[..content_end - 1].to_vec()], compression);
+        let error = workshop.refuse(IMAGE);
+        assert!(matches!(error, Error::Layer { source: LayerError::Truncated, .. }), "{}", chain(&error));
+    }
+}
