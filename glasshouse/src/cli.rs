@@ -1,0 +1,258 @@
+//! The command line of `glasshouse`. The comments are the help texts.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::publish::Publish;
+
+/// Package a program into an enclave, run it, and let anyone check what runs.
+///
+/// Developers build, operators run, auditors verify:
+///
+///   glasshouse build                                     in a folder with a glasshouse.toml
+///   glasshouse run app.eif --publish 8080                on a Nitro instance, in QEMU, or in Linux namespaces
+///   glasshouse verify https://host:8443 --image app.eif  from anywhere, trusting neither host nor operator
+#[derive(Debug, Parser)]
+#[command(name = "glasshouse", version, verbatim_doc_comment, after_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    /// Say more on stderr: -v what happens, -vv in detail.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes:
+  0  done; for `verify`: the evidence is good
+  1  it ran and the answer is no: evidence refused, nothing by that name is running
+  2  usage, or a mistake in glasshouse.toml
+  3  glasshouse itself failed; the message says why and what to do
+`glasshouse run` without --detach ends with the application's own status, and with 125 when glasshouse failed.";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Build an enclave image (EIF) and its reference values from the folder's glasshouse.toml.
+    Build(BuildArgs),
+    /// Run an enclave image.
+    Run(RunArgs),
+    /// List the enclaves that run on this machine under this user.
+    Ps(PsArgs),
+    /// Print what the services of an enclave wrote.
+    Logs(LogsArgs),
+    /// Shut an enclave down.
+    Stop(StopArgs),
+    /// Check evidence: a running enclave, or a stored attestation document.
+    Verify(Box<VerifyArgs>),
+    /// Say what this machine can do, what is missing, and how to get it.
+    Doctor(DoctorArgs),
+    /// Print the certificate of the development root that signs for simulated enclaves, making it at first use.
+    DevRoot,
+    /// Set up and run the first process of a namespace enclave. Used by `run`.
+    #[command(hide = true)]
+    LocalEnclave(LocalEnclaveArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BuildArgs {
+    /// The manifest, or the folder it is in.
+    #[arg(default_value = "glasshouse.toml")]
+    pub(crate) manifest: PathBuf,
+    /// Where to write the image. Default: NAME.eif in the current folder. The reference values go to the same path
+    /// with `.json` added.
+    #[arg(short, long)]
+    pub(crate) output: Option<PathBuf>,
+    /// A kernel instead of the manifest's: a bzImage, or a directory of the vendor's blobs (bzImage, nsm.ko).
+    /// Default: the pinned kernel that `make kernel` builds.
+    #[arg(long, env = "GLASSHOUSE_KERNEL")]
+    pub(crate) kernel: Option<PathBuf>,
+    /// The static program that becomes the enclave's init. Default: glasshouse-enclave beside this program.
+    #[arg(long, env = "GLASSHOUSE_ENCLAVE", value_name = "FILE")]
+    pub(crate) enclave: Option<PathBuf>,
+    /// Print the report as one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum BackendKind {
+    /// AWS Nitro Enclaves, through nitro-cli.
+    Nitro,
+    /// QEMU's nitro-enclave machine: the same image, a real kernel, an emulated security module.
+    Qemu,
+    /// Linux namespaces on this machine: the image's files, a simulated security module.
+    Local,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// The enclave image.
+    pub(crate) image: PathBuf,
+    /// Where to run it. Default: nitro if this is an instance with enclaves enabled, else qemu if a capable QEMU is
+    /// here, else local.
+    #[arg(long, value_enum)]
+    pub(crate) backend: Option<BackendKind>,
+    /// Publish an enclave port on this machine: [ADDRESS:]PORT[:ENCLAVE_PORT]. Repeatable. Default address 127.0.0.1.
+    #[arg(short, long, value_name = "SPEC")]
+    pub(crate) publish: Vec<Publish>,
+    /// Publish every port the image names, the attestation server's among them, under the same number on 127.0.0.1.
+    #[arg(short = 'P', long, conflicts_with = "publish")]
+    pub(crate) publish_all: bool,
+    /// Go on in the background once the enclave is ready, and print its name.
+    #[arg(short, long)]
+    pub(crate) detach: bool,
+    /// What to call it. Default: the image file's name.
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Memory in MiB. Default: what the image asks for.
+    #[arg(long)]
+    pub(crate) memory: Option<u64>,
+    /// Virtual CPUs. Default: what the image asks for. `local` does not limit them.
+    #[arg(long)]
+    pub(crate) cpus: Option<u64>,
+    /// The enclave's vsock CID, 4 or above. Default: the hypervisor chooses (nitro), 4 (qemu).
+    #[arg(long, value_parser = clap::value_parser!(u32).range(4..))]
+    pub(crate) cid: Option<u32>,
+    /// Debug mode (nitro): a console, and PCRs of zero that no verifier accepts by default.
+    #[arg(long)]
+    pub(crate) debug: bool,
+    /// Seconds the enclave has to become ready.
+    #[arg(long, default_value_t = 120)]
+    pub(crate) ready_timeout: u64,
+    /// This process is the background half of --detach.
+    #[arg(long, hide = true)]
+    pub(crate) background: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PsArgs {
+    /// Also those that have ended and whose logs are still here.
+    #[arg(short, long)]
+    pub(crate) all: bool,
+    /// One JSON object a line.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogsArgs {
+    /// The enclave's name.
+    pub(crate) name: String,
+    /// Go on until the enclave ends.
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Every event as it came, one JSON object a line.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StopArgs {
+    /// The enclave's name.
+    pub(crate) name: String,
+    /// Seconds to wait for a clean end before the enclave is ended by force.
+    #[arg(short, long, default_value_t = 20)]
+    pub(crate) timeout: u64,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Without reference values (--image, --reference or --pcr...) nothing says what should be running, and the \
+answer is no; --any-image asks only whether the evidence is genuine."
+)]
+pub(crate) struct VerifyArgs {
+    /// The attestation server of a running enclave, as https://HOST:PORT.
+    #[arg(required_unless_present = "document", conflicts_with = "document")]
+    pub(crate) url: Option<String>,
+    /// A stored attestation document: raw CBOR, hex or base64; `-` reads stdin.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) document: Option<PathBuf>,
+    /// The time to verify a stored document at (RFC 3339), since its certificates live for hours.
+    #[arg(long, value_name = "TIME", requires = "document")]
+    pub(crate) at: Option<String>,
+    /// The nonce a stored document must carry, in hex.
+    #[arg(long, value_name = "HEX", requires = "document")]
+    pub(crate) nonce: Option<String>,
+    /// The image that should be running: its PCRs are computed from the file.
+    #[arg(long, value_name = "EIF")]
+    pub(crate) image: Option<PathBuf>,
+    /// Reference values as `glasshouse build` wrote them (app.eif.json).
+    #[arg(long, value_name = "FILE", conflicts_with = "image")]
+    pub(crate) reference: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) pcrs: PcrArgs,
+    /// Ask only whether the evidence is genuine, whatever the image.
+    #[arg(long, conflicts_with_all = ["image", "reference"])]
+    pub(crate) any_image: bool,
+    /// Trust this root (PEM) instead of AWS's; the verdict says `simulated`.
+    #[arg(long, value_name = "PEM")]
+    pub(crate) root: Option<PathBuf>,
+    /// Accept an enclave in debug mode, which its host can look into.
+    #[arg(long)]
+    pub(crate) allow_debug: bool,
+    /// Print the verdict as one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Seconds to wait for the enclave.
+    #[arg(long, default_value_t = 10, conflicts_with = "document")]
+    pub(crate) timeout: u64,
+}
+
+/// Reference values of single registers, 96 hex digits each.
+#[derive(Debug, Args)]
+pub(crate) struct PcrArgs {
+    /// The whole image.
+    #[arg(long, value_name = "HEX")]
+    pub(crate) pcr0: Option<String>,
+    /// Kernel and boot ramdisk.
+    #[arg(long, value_name = "HEX")]
+    pub(crate) pcr1: Option<String>,
+    /// Application.
+    #[arg(long, value_name = "HEX")]
+    pub(crate) pcr2: Option<String>,
+    /// The parent instance's IAM role.
+    #[arg(long, value_name = "HEX")]
+    pub(crate) pcr3: Option<String>,
+    /// The parent instance's id.
+    #[arg(long, value_name = "HEX")]
+    pub(crate) pcr4: Option<String>,
+    /// The image's signing certificate.
+    #[arg(long, value_name = "HEX")]
+    pub(crate) pcr8: Option<String>,
+    /// The measured manifest.
+    #[arg(long, value_name = "HEX")]
+    pub(crate) pcr16: Option<String>,
+}
+
+impl PcrArgs {
+    /// Index and value of each register given.
+    pub(crate) fn given(&self) -> impl Iterator<Item = (u8, &str)> {
+        [
+            (0, &self.pcr0),
+            (1, &self.pcr1),
+            (2, &self.pcr2),
+            (3, &self.pcr3),
+            (4, &self.pcr4),
+            (8, &self.pcr8),
+            (16, &self.pcr16),
+        ]
+        .into_iter()
+        .filter_map(|(index, value)| Some((index, value.as_deref()?)))
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// One JSON object with every finding.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LocalEnclaveArgs {
+    /// `outer` makes the namespaces, `inner` is PID 1 in them.
+    pub(crate) stage: String,
+    /// The JSON of `backend::local::Setup`.
+    pub(crate) setup: String,
+}

@@ -1,0 +1,114 @@
+//! What people see: results on stdout, everything else on stderr.
+
+use std::{
+    io::{self, BufWriter, ErrorKind, Write},
+    time::Duration,
+};
+
+use anyhow::Result;
+use enclave_init::event::{Event, Level, Outcome, Record, ServiceState};
+
+use crate::{run::READY_LINE, state::Instance};
+
+/// Prints one result line. A closed pipe is a normal end of whoever reads.
+pub(crate) fn print(line: &str) -> Result<()> {
+    print_bytes(line.as_bytes())
+}
+
+/// Prints one result line of any bytes.
+pub(crate) fn print_bytes(line: &[u8]) -> Result<()> {
+    let mut out = BufWriter::new(io::stdout().lock());
+    let done = out.write_all(line).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush());
+    match done {
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
+        done => Ok(done?),
+    }
+}
+
+/// Says something to the person at the terminal.
+pub(crate) fn say(line: &str) {
+    // A closed stderr leaves nobody to tell.
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// How a running enclave is shown.
+#[derive(Debug)]
+pub(crate) struct Output {
+    background: bool,
+    is_ready: bool,
+}
+
+impl Output {
+    /// For a person who watches: everything the services write.
+    pub(crate) fn attached() -> Self {
+        Self { background: false, is_ready: false }
+    }
+
+    /// For the foreground half of `--detach`: what leads to readiness or failure.
+    pub(crate) fn background() -> Self {
+        Self { background: true, is_ready: false }
+    }
+
+    /// Shows an event.
+    pub(crate) fn record(&mut self, record: &Record) -> Result<()> {
+        match describe(record) {
+            Some(Line::Service(line)) if !self.background => print_bytes(&line)?,
+            Some(Line::Service(line)) if !self.is_ready => say(&String::from_utf8_lossy(&line)),
+            Some(Line::Framework(line)) if !self.background || !self.is_ready => say(&line),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The enclave is ready.
+    pub(crate) fn ready(&mut self, instance: &Instance, after: Duration) -> Result<()> {
+        self.is_ready = true;
+        say(&format!("{} is ready after {:.2} s", instance.name, after.as_secs_f64()));
+        for publish in &instance.publish {
+            say(&format!("  {} leads to the enclave's port {}", publish.host, publish.enclave));
+        }
+        if self.background { print(READY_LINE) } else { Ok(()) }
+    }
+
+    /// The enclave has ended.
+    pub(crate) fn ended(&mut self, name: &str, code: u8) {
+        if !self.background || !self.is_ready {
+            say(&format!("{name} ended with status {code}"));
+        }
+    }
+}
+
+/// A line for people.
+pub(crate) enum Line {
+    /// A service wrote it: `SERVICE | LINE`.
+    Service(Vec<u8>),
+    /// Init says it.
+    Framework(String),
+}
+
+/// An event as a line, if people care.
+pub(crate) fn describe(record: &Record) -> Option<Line> {
+    let text = match &record.event {
+        Event::Log { service, line, .. } => {
+            let mut bytes = format!("{service} | ").into_bytes();
+            bytes.extend_from_slice(&line.bytes);
+            return Some(Line::Service(bytes));
+        }
+        Event::Message { level: Level::Info, .. } => return None,
+        Event::Message { text, .. } => text.clone(),
+        Event::Service { service, state, .. } => match state {
+            ServiceState::Ready => format!("{service} is ready"),
+            ServiceState::NotReady { timeout_s } => format!("{service} was not ready within {timeout_s} s"),
+            ServiceState::Failed { reason } => format!("{service} could not be started: {reason}"),
+            ServiceState::Exited(Outcome::Code(code)) => format!("{service} exited with status {code}"),
+            ServiceState::Exited(Outcome::Signal(number)) => {
+                format!("{service} was ended by signal {number}")
+            }
+            ServiceState::Restarting { delay_ms } => format!("{service} is started again in {delay_ms} ms"),
+            ServiceState::Starting => return None,
+        },
+        Event::Dropped { count } => format!("{count} log lines were dropped: the host read too slowly"),
+        _ => return None,
+    };
+    Some(Line::Framework(text))
+}

@@ -1,0 +1,279 @@
+//! `glasshouse run`: plans, starts, watches and ends one enclave.
+
+use std::{
+    io::{BufRead, BufReader},
+    os::unix::process::CommandExt,
+    process::{Command, Stdio},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, Result, bail};
+use enclave_init::event::Event;
+use pf_proxy::{Reverse, Route};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::{Instant, sleep_until, timeout},
+};
+use transport::Addr;
+
+use crate::{
+    backend,
+    cli::{BackendKind, RunArgs},
+    enclave::Enclave,
+    exit::{Exit, Usage},
+    host::Fabric,
+    image::Image,
+    output::{self, Output},
+    publish::Publish,
+    state::{Claimed, Folder, Instance, Status},
+};
+
+/// How long a shutdown may take before the enclave is ended by force. Init gives its services 10 seconds.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(15);
+/// How long after the enclave's end its last events may take to arrive.
+const LAST_EVENTS: Duration = Duration::from_millis(500);
+/// Lines of the console shown when an enclave ends without a word.
+const CONSOLE_TAIL_LINES: usize = 15;
+/// What the background half of `--detach` prints when the enclave is ready.
+pub(crate) const READY_LINE: &str = "ready";
+
+/// Everything decided before anything is started.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) name: String,
+    pub(crate) image: Image,
+    pub(crate) backend: BackendKind,
+    pub(crate) publish: Vec<Publish>,
+    pub(crate) memory_mib: u64,
+    pub(crate) cpus: u64,
+    pub(crate) cid: Option<u32>,
+    pub(crate) debug: bool,
+    pub(crate) ready_timeout: Duration,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &RunArgs) -> Result<Exit> {
+    let plan = plan(args)?;
+    if args.detach && !args.background {
+        return detach(&plan.name);
+    }
+    let claimed = Folder::of(&plan.name)?.claim()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut output = if args.background { Output::background() } else { Output::attached() };
+    let result = runtime.block_on(supervise(&plan, &claimed, &mut output));
+    // Tasks that hold sockets in the folder end before the folder is cleared.
+    drop(runtime);
+    claimed.leave(args.background)?;
+    result.map(Exit::Application)
+}
+
+fn plan(args: &RunArgs) -> Result<Plan> {
+    let image = Image::open(&args.image)?;
+    let choice = backend::choose(args.backend)?;
+    if !args.background {
+        output::say(&format!("backend: {} ({})", backend::name(choice.kind), choice.why));
+    }
+    let name = match &args.name {
+        Some(name) => name.clone(),
+        None => args.image.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+    };
+    if !manifest::is_valid_name(&name) {
+        return Err(Usage(format!(
+            "{name:?} cannot be an enclave's name: pass --name with a-z, 0-9 and `-`"
+        ))
+        .into());
+    }
+    let publish = match args.publish_all {
+        true => image.ports().map(Publish::same).collect(),
+        false => args.publish.clone(),
+    };
+    for Publish { enclave, .. } in &publish {
+        if !image.ports().any(|port| port == *enclave) {
+            let ports: Vec<_> = image.ports().map(|port| port.to_string()).collect();
+            let text = format!("--publish: the image has no port {enclave}; it has: {}", ports.join(", "));
+            return Err(Usage(text).into());
+        }
+    }
+    let memory_mib = args.memory.unwrap_or(image.memory_mib);
+    check_memory(choice.kind, memory_mib, image.size_mib)?;
+    Ok(Plan {
+        name,
+        backend: choice.kind,
+        publish,
+        memory_mib,
+        cpus: args.cpus.unwrap_or(image.cpus),
+        cid: args.cid,
+        debug: args.debug,
+        ready_timeout: Duration::from_secs(args.ready_timeout),
+        image,
+    })
+}
+
+/// Too little memory shows as an obscure failure of a boot, so it is refused before. The image is held once as it
+/// was loaded, once as the kernel unpacks it, and on Nitro once more while it is being loaded.
+fn check_memory(backend: BackendKind, memory_mib: u64, image_mib: u64) -> Result<()> {
+    let needed = match backend {
+        BackendKind::Nitro => image_mib * 4,
+        BackendKind::Qemu => image_mib * 2 + 48,
+        BackendKind::Local => image_mib + 16,
+    };
+    if memory_mib >= needed {
+        return Ok(());
+    }
+    Err(Usage(format!(
+        "{memory_mib} MiB of memory are too little for an image of {image_mib} MiB, which needs {needed} on {}: \
+         pass --memory {needed}, or raise memory_mib under [resources] in glasshouse.toml",
+        backend::name(backend)
+    ))
+    .into())
+}
+
+/// Starts this command again in the background and waits until its enclave is ready.
+fn detach(name: &str) -> Result<Exit> {
+    let mut command = Command::new("/proc/self/exe");
+    command.args(std::env::args_os().skip(1)).arg("--background");
+    // A process group of its own: a Ctrl-C at this terminal is not meant for it any more.
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    let mut child = command.spawn().context("starting the background process")?;
+    let stderr = BufReader::new(child.stderr.take().expect("the child's errors are a pipe"));
+    let relay = std::thread::spawn(move || {
+        for line in stderr.lines().map_while(Result::ok) {
+            output::say(&line);
+        }
+    });
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("the child's output is a pipe")).read_line(&mut line)?;
+    if line.trim_end() == READY_LINE {
+        output::print(name)?;
+        return Ok(Exit::Done);
+    }
+    let status = child.wait().context("waiting for the background process")?;
+    let _ = relay.join();
+    match backend::exit_status(status) {
+        0 => bail!("the enclave ended before it was ready, with status 0; see `glasshouse logs {name}`"),
+        status => Ok(Exit::Application(status)),
+    }
+}
+
+/// Runs the planned enclave to its end and returns the application's status.
+async fn supervise(plan: &Plan, claimed: &Claimed, output: &mut Output) -> Result<u8> {
+    let mut instance = Instance {
+        name: plan.name.clone(),
+        image: plan.image.path.clone(),
+        backend: plan.backend,
+        supervisor: rustix::process::getpid().as_raw_nonzero().get(),
+        started: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+        publish: Vec::new(),
+        status: Status::Starting,
+    };
+    claimed.record(&instance)?;
+    let mut enclave = Enclave::launch(plan, claimed).await?;
+    let watched = watch(plan, claimed, &mut instance, &mut enclave, output).await;
+    if watched.is_err() {
+        enclave.end().await;
+    }
+    let code = watched?;
+    instance.status = Status::Exited { code };
+    claimed.record(&instance)?;
+    output.ended(&plan.name, code);
+    Ok(code)
+}
+
+/// Follows the enclave from its start to its end.
+async fn watch(
+    plan: &Plan,
+    claimed: &Claimed,
+    instance: &mut Instance,
+    enclave: &mut Enclave,
+    output: &mut Output,
+) -> Result<u8> {
+    let started = Instant::now();
+    // Bound now, so that a port in use is known at once; served when there is somebody to answer.
+    let published = publish(&plan.publish, &enclave.fabric).await?;
+    instance.publish = bound(&plan.publish, &published);
+    let mut published = Some(published);
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let mut deadline = started + plan.ready_timeout;
+    let mut stopping = false;
+    let mut exit = None;
+    let ending = loop {
+        tokio::select! {
+            Some(record) = enclave.events.recv() => {
+                output.record(&record)?;
+                match record.event {
+                    Event::Ready => {
+                        if let Some(published) = published.take() {
+                            tokio::spawn(published.run(std::future::pending()));
+                            instance.status = Status::Ready;
+                            claimed.record(instance)?;
+                            output.ready(instance, started.elapsed())?;
+                        }
+                    }
+                    Event::Exit(end) => exit = Some(end.code),
+                    _ => {}
+                }
+            }
+            ending = &mut enclave.ended => break ending.context("the task that watches the enclave ended")??,
+            _ = async { tokio::select! { _ = interrupt.recv() => (), _ = terminate.recv() => () } } => {
+                if stopping {
+                    enclave.kill();
+                } else {
+                    stopping = true;
+                    deadline = Instant::now() + SHUTDOWN_GRACE;
+                    enclave.request_shutdown();
+                }
+            }
+            () = sleep_until(deadline), if stopping || published.is_some() => {
+                if !stopping {
+                    bail!("the enclave was not ready within {} s; see --ready-timeout", plan.ready_timeout.as_secs());
+                }
+                output::say("the enclave did not shut down in time and is ended by force");
+                enclave.kill();
+                deadline = Instant::now() + SHUTDOWN_GRACE;
+            }
+        }
+    };
+    // What the enclave said last may still be on its way.
+    while let Ok(Some(record)) = timeout(LAST_EVENTS, enclave.events.recv()).await {
+        output.record(&record)?;
+        if let Event::Exit(end) = record.event {
+            exit = Some(end.code);
+            break;
+        }
+    }
+    match exit {
+        Some(code) => Ok(code),
+        None if stopping => Ok(ending.status),
+        None => bail!(
+            "the enclave ended without a last word ({}); the end of its console:\n{}",
+            ending.what,
+            console_tail(claimed.folder())
+        ),
+    }
+}
+
+/// Binds the ports of this machine that lead to the enclave.
+async fn publish(ports: &[Publish], fabric: &Fabric) -> Result<Reverse> {
+    let route = |port: &Publish| Route {
+        listen: Addr::Tcp(port.host.to_string()),
+        target: fabric.to_enclave(port.enclave.get()),
+    };
+    Ok(Reverse::bind(&ports.iter().map(route).collect::<Vec<_>>()).await?)
+}
+
+/// The published ports with the numbers that the system chose for port 0.
+fn bound(wanted: &[Publish], reverse: &Reverse) -> Vec<Publish> {
+    let actual = |(port, addr): (&Publish, Addr)| match addr {
+        Addr::Tcp(text) => Publish { host: text.parse().unwrap_or(port.host), ..*port },
+        _ => *port,
+    };
+    wanted.iter().zip(reverse.local_addrs()).map(actual).collect()
+}
+
+/// The last lines of what the enclave's kernel and init wrote.
+fn console_tail(folder: &Folder) -> String {
+    let bytes = std::fs::read(folder.console()).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<_> = text.lines().collect();
+    lines.get(lines.len().saturating_sub(CONSOLE_TAIL_LINES)..).unwrap_or_default().join("\n")
+}
