@@ -12,7 +12,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use attestation::{
     Appraisal, BindingPolicy, Check, MAX_DOCUMENT_BYTES, Pcr, PcrIndex, Policy, ReferenceValues, Refused,
     Roots, TrustedRoot, UnixTime, Verified, VerifyError, appraise, verify as verify_document,
@@ -293,7 +293,10 @@ fn decode_text(bytes: Vec<u8>) -> Result<Vec<u8>> {
     }
     let text = str::from_utf8(&bytes).ok().context("neither CBOR nor text")?;
     let text: String = text.split_whitespace().collect();
-    if !text.is_empty() && text.bytes().all(|b| b.is_ascii_hexdigit()) {
+    if text.is_empty() {
+        bail!("it is empty");
+    }
+    if text.bytes().all(|b| b.is_ascii_hexdigit()) {
         return hex::decode(text).context("as hex");
     }
     base64::engine::general_purpose::STANDARD.decode(text).context("neither CBOR, hex nor base64")

@@ -64,6 +64,11 @@ impl Bed {
         &self.bin
     }
 
+    /// Whether enclaves run in namespaces of this machine.
+    pub fn is_local(&self) -> bool {
+        self.backend == "local"
+    }
+
     /// `glasshouse` with these arguments, with its state and its development root in the test's folder.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(self.bin.join("glasshouse"));
@@ -103,7 +108,8 @@ impl Bed {
         }
         fs::write(dir.join("rootfs/etc/passwd"), "root:x:0:0::/:/bin/sh\nweb:x:33:33::/:/bin/sh\n")
             .expect("the test's folder can be written");
-        fs::write(dir.join("rootfs/etc/group"), "root:x:0:\nweb:x:33:\n").expect("the test's folder can be written");
+        fs::write(dir.join("rootfs/etc/group"), "root:x:0:\nweb:x:33:\n")
+            .expect("the test's folder can be written");
         fs::copy(self.bin.join("hello_agent"), dir.join("rootfs/hello_agent")).expect("hello_agent is built");
         fs::write(dir.join("glasshouse.toml"), text).expect("the test's folder can be written");
         dir
@@ -160,20 +166,26 @@ impl Bed {
     /// What is left in the state folder of an enclave.
     pub fn leftovers(&self, name: &str) -> Vec<String> {
         let Ok(entries) = fs::read_dir(self.path("s").join(name)) else { return Vec::new() };
-        let mut names: Vec<_> =
-            entries.map(|entry| entry.expect("readable").file_name().to_string_lossy().into_owned()).collect();
+        let mut names: Vec<_> = entries
+            .map(|entry| entry.expect("readable").file_name().to_string_lossy().into_owned())
+            .collect();
         names.sort();
         names
     }
 
-    /// Processes whose command line or root mentions this test's folder.
+    /// Processes of this test's enclaves: those whose command line names its folder, and those in a mount namespace that
+    /// has a part of it mounted.
     pub fn processes(&self) -> Vec<i32> {
         let needle = self.dir.path().as_os_str().as_encoded_bytes();
         let mut found = Vec::new();
         for entry in fs::read_dir("/proc").expect("/proc is mounted").flatten() {
             let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            if line.windows(needle.len()).any(|window| window == needle) {
+            let mentions = |file: &str| {
+                // A process may end while it is looked at.
+                let text = fs::read(entry.path().join(file)).unwrap_or_default();
+                text.windows(needle.len()).any(|window| window == needle)
+            };
+            if mentions("cmdline") || mentions("mountinfo") {
                 found.push(pid);
             }
         }
@@ -228,7 +240,8 @@ pub fn hello_manifest(name: &str) -> String {
 pub fn http_get(address: &str, path: &str) -> String {
     let mut stream = TcpStream::connect(address).expect("the port answers");
     stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout can be set");
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").expect("the request is sent");
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+        .expect("the request is sent");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("the answer arrives");
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));

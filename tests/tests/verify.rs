@@ -28,7 +28,10 @@ fn a_genuine_document_is_accepted_at_its_time() {
     let Some(bed) = Bed::local() else { return };
     let (code, shown) = verify(&bed, "oyster_aws.cose", &[&AT[..], &["--any-image"]].concat());
     assert_eq!(code, 0, "{shown}");
-    assert!(shown.contains("VERIFIED") && shown.contains("any image") && !shown.contains("simulated"), "{shown}");
+    assert!(
+        shown.contains("VERIFIED") && shown.contains("any image") && !shown.contains("simulated"),
+        "{shown}"
+    );
     let (code, json) = verify(&bed, "oyster_aws.cose", &[&AT[..], &["--any-image", "--json"]].concat());
     assert_eq!(code, 0);
     let line = json.lines().find(|line| line.starts_with('{')).unwrap();
@@ -80,7 +83,11 @@ fn each_refusal_says_what_was_expected_and_found() {
         // A register that is not in the document.
         ("oyster_aws.cose", &["--at", "2024-12-13T07:37:58Z", "--pcr16", ZERO], &["PCR16", "found none"]),
         // No nonce where one is expected.
-        ("oyster_aws.cose", &["--at", "2024-12-13T07:37:58Z", "--any-image", "--nonce", "00"], &["nonce", "none"]),
+        (
+            "oyster_aws.cose",
+            &["--at", "2024-12-13T07:37:58Z", "--any-image", "--nonce", "00"],
+            &["nonce", "none"],
+        ),
     ];
     for (name, args, words) in cases {
         let (code, shown) = match *name {
@@ -98,7 +105,8 @@ fn each_refusal_says_what_was_expected_and_found() {
     assert!(shown.contains("debug mode"), "{shown}");
 }
 
-const ZERO: &str = "000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000";
+const ZERO: &str =
+    "000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000";
 
 /// The document lies inside a wrapper of another format: 4529 bytes from offset 4.
 fn verify_debug(bed: &Bed, args: &[&str]) -> (i32, String) {
