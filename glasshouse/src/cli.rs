@@ -46,7 +46,7 @@ pub(crate) enum Command {
     Verify(Box<VerifyArgs>),
     /// Say what this machine can do, what is missing, and how to get it.
     Doctor(DoctorArgs),
-    /// Print the certificate of the development root that signs for simulated enclaves, making it at first use.
+    /// Print the path of the certificate of the development root, which signs for simulated enclaves. Made at first use.
     DevRoot,
     /// Set up and run the first process of a namespace enclave. Used by `run`.
     #[command(hide = true)]

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use enclave_init::{EVENTS_PORT, event::Record};
 use nsm::{
     PcrIndex,
@@ -20,7 +20,7 @@ use tokio::{
     task::JoinSet,
     time::timeout,
 };
-use transport::{Cid, Listener, hybrid::Switchboard};
+use transport::{Addr, Cid, Listener, Port, hybrid::Switchboard};
 use vsock_bridge::Bridge;
 
 use crate::{
@@ -48,11 +48,27 @@ pub(crate) struct Enclave {
     pub(crate) events: mpsc::Receiver<Record>,
     /// How it is reached.
     pub(crate) fabric: Fabric,
-    /// Completes when it has ended.
-    pub(crate) ended: oneshot::Receiver<Result<Ending>>,
+    /// How it ends.
+    pub(crate) end: End,
     kill: Option<oneshot::Sender<()>>,
     _tasks: JoinSet<()>,
     _services: Services,
+}
+
+/// The end of an enclave, still to come or past.
+#[derive(Debug)]
+pub(crate) struct End(Option<oneshot::Receiver<Result<Ending>>>);
+
+impl End {
+    /// Waits for the end and says how it came; fails when that was said before.
+    ///
+    /// Cancel safe: what is given up here is awaited again by the next call.
+    pub(crate) async fn wait(&mut self) -> Result<Ending> {
+        let Some(ended) = &mut self.0 else { bail!("the enclave has ended") };
+        let ending = ended.await;
+        self.0 = None;
+        ending.context("the task that watches the enclave ended")?
+    }
 }
 
 /// How the backend's process ended.
@@ -89,19 +105,22 @@ impl Enclave {
 
         let (fabric, started) = match plan.backend {
             BackendKind::Nitro => {
+                // Bound first: an enclave that nobody listens to is not started.
+                let listener =
+                    Listener::bind(&Addr::Vsock { cid: Cid::ANY, port: Port(EVENTS_PORT) }).await?;
                 let enclave = NitroCli::default().launch(&nitro_request(plan)).await?;
-                let fabric = Fabric::Vsock(Cid(enclave.cid));
-                spawn_event_receiver(&fabric, log, sender, &mut tasks).await?;
-                (fabric, Started::Nitro(enclave))
+                tasks.spawn(host::receive_events(listener, Some(Cid(enclave.cid)), log, sender));
+                (Fabric::Vsock(Cid(enclave.cid)), Started::Nitro(enclave))
             }
             BackendKind::Qemu | BackendKind::Local => {
                 let vsock = folder.join("v");
                 fs::create_dir(&vsock).with_context(|| format!("making {}", vsock.display()))?;
                 let fabric = Fabric::Hybrid(vsock.join("vsock"));
                 // Both listen before anything boots: an enclave that finds no heartbeat does not start.
-                let heartbeat = Listener::bind(&fabric.from_enclave(enclave_init::HEARTBEAT_PORT)).await?;
+                let heartbeat = Listener::bind(&fabric.host_addr(enclave_init::HEARTBEAT_PORT)).await?;
                 tasks.spawn(host::answer_heartbeats(heartbeat));
-                spawn_event_receiver(&fabric, log, sender, &mut tasks).await?;
+                let listener = Listener::bind(&fabric.host_addr(EVENTS_PORT)).await?;
+                tasks.spawn(host::receive_events(listener, None, log, sender));
                 let child = if plan.backend == BackendKind::Qemu {
                     Started::Process(launch_qemu(plan, folder, &vsock, &mut services)?, "QEMU")
                 } else {
@@ -122,7 +141,14 @@ impl Enclave {
             // Nobody waits any more when the supervisor gave up.
             let _ = report.send(ending);
         });
-        Ok(Self { events, fabric, ended, kill: Some(kill), _tasks: tasks, _services: services })
+        Ok(Self {
+            events,
+            fabric,
+            end: End(Some(ended)),
+            kill: Some(kill),
+            _tasks: tasks,
+            _services: services,
+        })
     }
 
     /// Asks for a clean end; the enclave may not listen.
@@ -136,9 +162,9 @@ impl Enclave {
     }
 
     /// Ends the enclave by force, if it has not ended, and waits for that.
-    pub(crate) async fn end(&mut self) {
+    pub(crate) async fn finish(&mut self) {
         self.kill();
-        if timeout(KILL_TIMEOUT, &mut self.ended).await.is_err() {
+        if timeout(KILL_TIMEOUT, self.end.wait()).await.is_err() {
             tracing::error!("the enclave could not be ended");
         }
     }
@@ -161,17 +187,6 @@ fn nitro_request(plan: &Plan) -> nitro::Request<'_> {
         cid: plan.cid,
         debug: plan.debug,
     }
-}
-
-async fn spawn_event_receiver(
-    fabric: &Fabric,
-    log: LogFile,
-    sender: mpsc::Sender<Record>,
-    tasks: &mut JoinSet<()>,
-) -> Result<()> {
-    let listener = Listener::bind(&fabric.from_enclave(EVENTS_PORT)).await?;
-    tasks.spawn(host::receive_events(listener, log, sender));
-    Ok(())
 }
 
 fn launch_qemu(
@@ -219,13 +234,21 @@ fn launch_local(
     services._nsm = Some(sim::serve_module(listen(&nsm)?, Arc::new(module))?);
     let enclave_root = folder.join("root");
     fs::create_dir(&enclave_root).with_context(|| format!("making {}", enclave_root.display()))?;
-    local::launch(&local::Setup {
+    let is_root =
+        |service: &manifest::Service| matches!(service.user.as_str(), "0" | "0:0" | "root" | "root:root");
+    let only_root = if plan.image.manifest.services.iter().all(is_root) {
+        local::OnlyRoot::Yes
+    } else {
+        local::OnlyRoot::No
+    };
+    let setup = local::Setup {
         image: plan.image.path.clone(),
         root: enclave_root,
         vsock: vsock.to_owned(),
         nsm,
         memory_mib: plan.memory_mib,
-    })
+    };
+    local::launch(&setup, only_root)
 }
 
 /// In the form AWS gives it, so that nothing takes it for a name.

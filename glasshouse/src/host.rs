@@ -20,7 +20,7 @@ use tokio::{
     sync::mpsc,
     time::timeout,
 };
-use transport::{Addr, Cid, Listener, Port, Stream};
+use transport::{Addr, Cid, Listener, Peer, Port, Stream};
 
 /// A log file that reaches this size becomes `NAME.old`, and a new one is begun.
 const MAX_LOG_BYTES: u64 = 64 << 20;
@@ -38,7 +38,7 @@ pub(crate) enum Fabric {
 
 impl Fabric {
     /// Where to connect for the enclave's `port`.
-    pub(crate) fn to_enclave(&self, port: impl Into<u32>) -> Addr {
+    pub(crate) fn enclave_addr(&self, port: impl Into<u32>) -> Addr {
         let port = Port(port.into());
         match self {
             Self::Hybrid(path) => Addr::Hybrid { path: path.clone(), port },
@@ -47,7 +47,7 @@ impl Fabric {
     }
 
     /// Where to listen for the enclave's connections to the host's `port`.
-    pub(crate) fn from_enclave(&self, port: impl Into<u32>) -> Addr {
+    pub(crate) fn host_addr(&self, port: impl Into<u32>) -> Addr {
         let port = Port(port.into());
         match self {
             Self::Hybrid(path) => Addr::Hybrid { path: path.clone(), port },
@@ -79,10 +79,18 @@ pub(crate) async fn answer_heartbeats(listener: Listener) {
     }
 }
 
-/// Takes the enclave's events from `listener`, keeps them in `log` and passes them on, until dropped.
-pub(crate) async fn receive_events(listener: Listener, mut log: LogFile, events: mpsc::Sender<Record>) {
+/// Takes the enclave's events from `listener`, keeps them in `log` and passes them on, until dropped. Where every
+/// enclave of the machine reaches the listener, `only` names the one that is meant.
+pub(crate) async fn receive_events(
+    listener: Listener,
+    only: Option<Cid>,
+    mut log: LogFile,
+    events: mpsc::Sender<Record>,
+) {
+    let mut last = 0;
     loop {
         let stream = match listener.accept().await {
+            Ok((_, Peer::Vsock { cid, .. })) if only.is_some_and(|only| only != cid) => continue,
             Ok((stream, _)) => stream,
             Err(error) => return tracing::error!(%error, "events are no longer received"),
         };
@@ -96,7 +104,10 @@ pub(crate) async fn receive_events(listener: Listener, mut log: LogFile, events:
                 break;
             }
             match Record::from_line(&line) {
+                // After a lost connection the enclave sends again what may not have arrived.
+                Ok(record) if record.seq <= last => {}
                 Ok(record) => {
+                    last = record.seq;
                     log.write(&line);
                     if events.send(record).await.is_err() {
                         return;
@@ -111,7 +122,7 @@ pub(crate) async fn receive_events(listener: Listener, mut log: LogFile, events:
 /// Asks the enclave's init to shut down.
 pub(crate) async fn request_shutdown(fabric: &Fabric) -> Result<()> {
     let exchange = async {
-        let mut stream = Stream::connect(&fabric.to_enclave(CONTROL_PORT), CONTROL_TIMEOUT).await?;
+        let mut stream = Stream::connect(&fabric.enclave_addr(CONTROL_PORT), CONTROL_TIMEOUT).await?;
         stream.write_all(b"shutdown\n").await?;
         stream.flush().await?;
         let mut answer = [0; 3];

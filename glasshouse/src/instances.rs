@@ -28,10 +28,10 @@ const POLL: Duration = Duration::from_millis(100);
 pub(crate) fn ps(args: &PsArgs) -> Result<Exit> {
     let mut shown = Vec::new();
     for folder in Folder::all()? {
-        if let Some(instance) = folder.instance()? {
-            if args.all || matches!(instance.status, Status::Starting | Status::Ready) {
-                shown.push(instance);
-            }
+        if let Some(instance) = folder.instance()?
+            && (args.all || matches!(instance.status, Status::Starting | Status::Ready))
+        {
+            shown.push(instance);
         }
     }
     if args.json {

@@ -1,12 +1,16 @@
 //! What people see: results on stdout, everything else on stderr.
 
 use std::{
+    fs::File,
     io::{self, BufWriter, ErrorKind, Write},
+    path::Path,
     time::Duration,
 };
 
 use anyhow::Result;
 use enclave_init::event::{Event, Level, Outcome, Record, ServiceState};
+
+use rustix::stdio::{dup2_stderr, dup2_stdout};
 
 use crate::{run::READY_LINE, state::Instance};
 
@@ -60,14 +64,21 @@ impl Output {
         Ok(())
     }
 
-    /// The enclave is ready.
-    pub(crate) fn ready(&mut self, instance: &Instance, after: Duration) -> Result<()> {
+    /// The enclave is ready. In the background, what is said from now on goes to the file `log`.
+    pub(crate) fn ready(&mut self, instance: &Instance, after: Duration, log: &Path) -> Result<()> {
         self.is_ready = true;
         say(&format!("{} is ready after {:.2} s", instance.name, after.as_secs_f64()));
         for publish in &instance.publish {
             say(&format!("  {} leads to the enclave's port {}", publish.host, publish.enclave));
         }
-        if self.background { print(READY_LINE) } else { Ok(()) }
+        if !self.background {
+            return Ok(());
+        }
+        // The foreground half has heard everything once both outputs are closed.
+        print(READY_LINE)?;
+        let log = File::create(log)?;
+        dup2_stderr(&log)?;
+        Ok(dup2_stdout(&log)?)
     }
 
     /// The enclave has ended.

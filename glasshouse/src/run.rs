@@ -70,6 +70,15 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit> {
 fn plan(args: &RunArgs) -> Result<Plan> {
     let image = Image::open(&args.image)?;
     let choice = backend::choose(args.backend)?;
+    if args.debug && choice.kind != BackendKind::Nitro {
+        return Err(Usage(
+            "--debug is a mode of Nitro: the other backends always show their console".to_owned(),
+        )
+        .into());
+    }
+    if args.cid.is_some() && choice.kind == BackendKind::Local {
+        return Err(Usage("--cid: the local backend has no vsock, so no CIDs".to_owned()).into());
+    }
     if !args.background {
         output::say(&format!("backend: {} ({})", backend::name(choice.kind), choice.why));
     }
@@ -144,6 +153,8 @@ fn detach(name: &str) -> Result<Exit> {
     let mut line = String::new();
     BufReader::new(child.stdout.take().expect("the child's output is a pipe")).read_line(&mut line)?;
     if line.trim_end() == READY_LINE {
+        // It closes its errors when it is ready, so this ends.
+        let _ = relay.join();
         output::print(name)?;
         return Ok(Exit::Done);
     }
@@ -170,7 +181,7 @@ async fn supervise(plan: &Plan, claimed: &Claimed, output: &mut Output) -> Resul
     let mut enclave = Enclave::launch(plan, claimed).await?;
     let watched = watch(plan, claimed, &mut instance, &mut enclave, output).await;
     if watched.is_err() {
-        enclave.end().await;
+        enclave.finish().await;
     }
     let code = watched?;
     instance.status = Status::Exited { code };
@@ -206,14 +217,14 @@ async fn watch(
                             tokio::spawn(published.run(std::future::pending()));
                             instance.status = Status::Ready;
                             claimed.record(instance)?;
-                            output.ready(instance, started.elapsed())?;
+                            output.ready(instance, started.elapsed(), &claimed.folder().supervisor_log())?;
                         }
                     }
                     Event::Exit(end) => exit = Some(end.code),
                     _ => {}
                 }
             }
-            ending = &mut enclave.ended => break ending.context("the task that watches the enclave ended")??,
+            ending = enclave.end.wait() => break ending?,
             _ = async { tokio::select! { _ = interrupt.recv() => (), _ = terminate.recv() => () } } => {
                 if stopping {
                     enclave.kill();
@@ -256,7 +267,7 @@ async fn watch(
 async fn publish(ports: &[Publish], fabric: &Fabric) -> Result<Reverse> {
     let route = |port: &Publish| Route {
         listen: Addr::Tcp(port.host.to_string()),
-        target: fabric.to_enclave(port.enclave.get()),
+        target: fabric.enclave_addr(port.enclave.get()),
     };
     Ok(Reverse::bind(&ports.iter().map(route).collect::<Vec<_>>()).await?)
 }

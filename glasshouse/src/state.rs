@@ -35,7 +35,8 @@ pub(crate) struct Instance {
     pub(crate) started: u64,
     /// Ports of this machine that lead to it, as bound.
     pub(crate) publish: Vec<Publish>,
-    /// Where it is in its life.
+    /// Where it is in its life: the member `status`, and `code` when it has exited.
+    #[serde(flatten)]
     pub(crate) status: Status,
 }
 
@@ -100,6 +101,11 @@ impl Folder {
     /// What the enclave's services wrote, one event a line.
     pub(crate) fn events(&self) -> PathBuf {
         self.0.join("events.jsonl")
+    }
+
+    /// What its supervisor had to say once nobody listened.
+    pub(crate) fn supervisor_log(&self) -> PathBuf {
+        self.0.join("supervisor.log")
     }
 
     /// What the enclave's kernel and init wrote.
@@ -197,7 +203,7 @@ impl Claimed {
     /// The enclave has ended: keeps what `ps --all` and `logs` read, or nothing.
     pub(crate) fn leave(self, keep_logs: bool) -> Result<()> {
         if keep_logs {
-            return self.clear(&["lock", "instance.json", "events.jsonl", "console.log"]);
+            return self.clear(&["lock", "instance.json", "events.jsonl", "console.log", "supervisor.log"]);
         }
         fs::remove_dir_all(self.path()).with_context(|| format!("removing {}", self.path().display()))
     }

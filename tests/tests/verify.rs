@@ -1,5 +1,7 @@
 //! `glasshouse verify --document`: every outcome an auditor can meet, on genuine documents of others.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails to prepare has to stop")]
+
 use std::path::PathBuf;
 
 use bed::{Bed, text, utf8};

@@ -46,7 +46,7 @@ pub enum ImageSource {
         /// The `org.opencontainers.image.ref.name` to take.
         tag: Option<String>,
     },
-    /// A root file system: a directory, or a tar archive, plain or gzip.
+    /// A root file system: a directory, or a tar archive, plain or compressed with gzip or Zstandard.
     Rootfs(PathBuf),
 }
 

@@ -1,5 +1,7 @@
 //! What a `glasshouse.toml` may say, what its mistakes look like, and the one canonical form.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails to prepare has to stop")]
+
 use std::collections::BTreeMap;
 
 use manifest::{

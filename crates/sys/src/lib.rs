@@ -2,8 +2,9 @@
 //!
 //! Every other crate of the workspace forbids unsafe code; what cannot be had from `rustix` lives here, one module a
 //! caller: [`nsm`] for the Nitro Security Module's ioctl, [`pid1`] for an init process, [`namespace`] for entering Linux
-//! namespaces. Nothing here decides policy.
+//! namespaces, [`vsock`] for socket options. Nothing here decides policy.
 
 pub mod namespace;
 pub mod nsm;
 pub mod pid1;
+pub mod vsock;

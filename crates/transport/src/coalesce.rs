@@ -16,8 +16,7 @@
 //! waits until the socket has everything, and is needed before the process or the runtime ends. A large write
 //! goes straight to the socket. Reading never waits for any of this. The buffer is freed when it is empty.
 //!
-//! The receiver's side of the second rule would be a larger `SO_VM_SOCKETS_BUFFER_SIZE`. It is not set: the socket
-//! options of `AF_VSOCK` have no safe interface in the crates used here, and this crate has no unsafe code.
+//! The receiver's side of the second rule is a larger `SO_VM_SOCKETS_BUFFER_SIZE`, which [`Stream`](crate::Stream) sets.
 //!
 //! Used by [`Stream`](crate::Stream) for vsock; public so that a test can put it around any stream.
 

@@ -27,6 +27,8 @@ enum Kind {
 
 impl Stream {
     pub(crate) fn from_vsock(stream: VsockStream) -> Self {
+        // An older kernel may refuse; the rules for writing hold without it.
+        let _ = sys::vsock::set_buffer_size(&stream, VSOCK_BUFFER_BYTES);
         Self(Kind::Vsock(Coalesced::new(stream)))
     }
 
@@ -52,6 +54,10 @@ impl From<TcpStream> for Stream {
         Self(Kind::Tcp(stream))
     }
 }
+
+/// What a vsock takes in before its peer has to wait; the default of Linux is 256 KiB. The more room there is, the later
+/// a reader that has fallen behind loses its connection to a burst of small packets.
+const VSOCK_BUFFER_BYTES: u64 = 1 << 20;
 
 /// How long a TCP connection may be silent before the kernel asks whether the peer is still there.
 const TCP_KEEPALIVE_IDLE: std::time::Duration = std::time::Duration::from_secs(60);

@@ -51,17 +51,26 @@ pub(crate) struct Setup {
     pub(crate) memory_mib: u64,
 }
 
+/// Whether all of an image's services run as its root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OnlyRoot {
+    Yes,
+    No,
+}
+
 /// Starts the enclave of `setup`. Its console is the child's standard output.
-pub(crate) fn launch(setup: &Setup) -> Result<std::process::Child> {
+pub(crate) fn launch(setup: &Setup, only_root: OnlyRoot) -> Result<std::process::Child> {
     let mut outer = Command::new("/proc/self/exe");
     outer
         .args(["local-enclave", "outer", &serde_json::to_string(setup)?])
         .env_clear()
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+        .stderr(Stdio::piped())
+        // A Ctrl-C at the supervisor's terminal is the supervisor's to act on.
+        .process_group(0);
     let mut child = kill_with_parent(&mut outer).spawn().context("starting the enclave's first process")?;
-    match map_ids(&mut child) {
+    match map_ids(&mut child, only_root) {
         Ok(()) => Ok(child),
         Err(error) => {
             let _ = child.kill();
@@ -82,14 +91,14 @@ pub(crate) fn probe() -> Result<()> {
         memory_mib: 1,
     };
     // Made and mapped, the namespaces have served; the process in them finds no root and ends.
-    let mut child = launch(&setup)?;
+    let mut child = launch(&setup, OnlyRoot::Yes)?;
     child.kill()?;
     child.wait()?;
     Ok(())
 }
 
 /// The supervisor's part: waits until the namespaces are there, maps the ids, and lets the child go on.
-fn map_ids(child: &mut std::process::Child) -> Result<()> {
+fn map_ids(child: &mut std::process::Child, only_root: OnlyRoot) -> Result<()> {
     let mut line = String::new();
     let stdout = child.stdout.as_mut().expect("the child's output is a pipe");
     // One byte at a time: what follows the line is the console's.
@@ -103,16 +112,12 @@ fn map_ids(child: &mut std::process::Child) -> Result<()> {
         BufReader::new(stderr).read_line(&mut reason)?;
         bail!("cannot make namespaces: {}", reason.trim_end());
     }
-    let proc = PathBuf::from(format!("/proc/{}", child.id()));
-    let (uid, gid) = (getuid(), getgid());
-    let (uid_map, gid_map) = if uid.is_root() {
-        (format!("0 0 {MAPPED_IDS}"), format!("0 0 {MAPPED_IDS}"))
-    } else {
-        fs::write(proc.join("setgroups"), "deny").context("mapping the enclave's groups")?;
-        (format!("0 {} 1", uid.as_raw()), format!("0 {} 1", gid.as_raw()))
-    };
-    fs::write(proc.join("uid_map"), uid_map).context("mapping the enclave's users")?;
-    fs::write(proc.join("gid_map"), gid_map).context("mapping the enclave's groups")?;
+    if map_users(child.id())? == Mapped::OneUser && only_root == OnlyRoot::No {
+        bail!(
+            "a service of the image has a user of its own, and this machine maps only yours into namespaces: install \
+             newuidmap (Debian's package uidmap) and have a range in /etc/subuid and /etc/subgid, or be root"
+        );
+    }
     let stdin = child.stdin.take().expect("the child's input is a pipe");
     { stdin }.write_all(b"mapped\n").context("the enclave's first process ended")
 }
@@ -124,6 +129,72 @@ pub(crate) fn enter(stage: &str, setup: &str) -> Result<u8> {
         "outer" => outer(setup),
         "inner" => Err(inner(&parsed)?.into()),
         _ => bail!("no stage is called {stage:?}"),
+    }
+}
+
+/// Which users there are in the namespaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mapped {
+    ManyUsers,
+    OneUser,
+}
+
+/// Gives the namespaces of process `pid` as many users as this one may give: all that an image needs when it is root or
+/// has subordinate ids (`subuid(5)`), else its own as root.
+fn map_users(pid: u32) -> Result<Mapped> {
+    let proc = PathBuf::from(format!("/proc/{pid}"));
+    let (uid, gid) = (getuid(), getgid());
+    if uid.is_root() {
+        let map = format!("0 0 {MAPPED_IDS}");
+        fs::write(proc.join("uid_map"), &map).context("mapping the enclave's users")?;
+        fs::write(proc.join("gid_map"), &map).context("mapping the enclave's groups")?;
+        return Ok(Mapped::ManyUsers);
+    }
+    if let (Some(uids), Some(gids)) =
+        (subordinate("/etc/subuid", uid.as_raw()), subordinate("/etc/subgid", uid.as_raw()))
+        && map_with("newuidmap", pid, uid.as_raw(), &uids)
+        && map_with("newgidmap", pid, gid.as_raw(), &gids)
+    {
+        return Ok(Mapped::ManyUsers);
+    }
+    fs::write(proc.join("setgroups"), "deny").context("mapping the enclave's groups")?;
+    fs::write(proc.join("uid_map"), format!("0 {} 1", uid.as_raw()))
+        .context("mapping the enclave's users")?;
+    fs::write(proc.join("gid_map"), format!("0 {} 1", gid.as_raw()))
+        .context("mapping the enclave's groups")?;
+    Ok(Mapped::OneUser)
+}
+
+/// First id and number of ids that `table` lends to the user.
+fn subordinate(table: &str, uid: u32) -> Option<(String, String)> {
+    let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let uid = uid.to_string();
+    let name = users
+        .lines()
+        .find(|line| line.split(':').nth(2) == Some(&uid))
+        .and_then(|line| line.split(':').next());
+    let lent = fs::read_to_string(table).ok()?;
+    lent.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let owner = fields.next().filter(|owner| Some(*owner) == name || *owner == uid);
+        owner.and(Some((fields.next()?.to_owned(), fields.next()?.to_owned())))
+    })
+}
+
+/// Has the privileged `tool` map the user's own id to 0 and the ids lent to it from 1 on. False when it does not.
+fn map_with(tool: &str, pid: u32, own: u32, (first, count): &(String, String)) -> bool {
+    let run =
+        Command::new(tool).args([&pid.to_string(), "0", &own.to_string(), "1", "1", first, count]).output();
+    match run {
+        Ok(output) if output.status.success() => true,
+        Ok(output) => {
+            tracing::warn!("{tool}: {}", String::from_utf8_lossy(&output.stderr).trim());
+            false
+        }
+        Err(error) => {
+            tracing::info!(%error, "{tool} does not run");
+            false
+        }
     }
 }
 
@@ -152,7 +223,7 @@ fn inner(setup: &Setup) -> Result<io::Error> {
     let options = format!("mode=755,size={}m", setup.memory_mib);
     mount("tmpfs", root, "tmpfs", MountFlags::empty(), Some(cstring(&options)?.as_c_str()))
         .context("mounting the enclave's root")?;
-    let ownership = if getuid_is_mapped_whole()? { Ownership::Keep } else { Ownership::Squash };
+    let ownership = if has_many_users()? { Ownership::Keep } else { Ownership::Squash };
     unpack_ramdisks(&setup.image, root, ownership).with_context(|| {
         format!("unpacking {} ({} MiB of memory)", setup.image.display(), setup.memory_mib)
     })?;
@@ -206,9 +277,9 @@ fn bind_file(source: &Path, target: &Path) -> Result<()> {
 }
 
 /// Whether this user namespace has more than one user, so that files can have other owners than root.
-fn getuid_is_mapped_whole() -> Result<bool> {
+fn has_many_users() -> Result<bool> {
     let map = fs::read_to_string("/proc/self/uid_map").context("reading the user map")?;
-    Ok(map.split_whitespace().nth(2).is_some_and(|count| count != "1"))
+    Ok(map.lines().count() > 1 || map.split_whitespace().nth(2).is_some_and(|count| count != "1"))
 }
 
 fn cstring(text: &str) -> Result<std::ffi::CString> {

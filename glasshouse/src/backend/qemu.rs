@@ -5,6 +5,7 @@
 //! so that a verifier has one path for every backend.
 
 use std::{
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -63,6 +64,8 @@ pub(crate) fn launch(machine: &Machine<'_>) -> Result<std::process::Child> {
         .env("NITRO_NSM_SIGNER", machine.signer)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+        .stderr(Stdio::piped())
+        // A Ctrl-C at the supervisor's terminal is the supervisor's to act on.
+        .process_group(0);
     kill_with_parent(&mut command).spawn().with_context(|| format!("starting {}", machine.program.display()))
 }
