@@ -13,6 +13,7 @@ use std::net::Shutdown;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::system::{RebootCommand, reboot};
 use vsock::{VMADDR_CID_ANY, VsockListener, VsockStream};
 
@@ -45,6 +46,7 @@ fn main() {
 }
 
 fn run() -> Outcome {
+    setrlimit(Resource::Nofile, Rlimit { current: Some(4096), maximum: Some(4096) })?;
     serve(ports::ECHO, echo)?;
     serve(ports::SINK, sink)?;
     serve(ports::SOURCE, source)?;

@@ -216,6 +216,11 @@ impl Connection {
         self.phase == Phase::Gone
     }
 
+    /// Whether the guest is being asked to accept.
+    pub(crate) fn is_requesting(&self) -> bool {
+        matches!(self.phase, Phase::Requesting { .. })
+    }
+
     /// Whether the connection stands, for all the guest knows.
     pub(crate) fn is_open(&self) -> bool {
         matches!(self.phase, Phase::Open { .. })
@@ -293,10 +298,10 @@ impl Connection {
         self.receive.ask();
     }
 
-    /// The guest has reset the connection. `is_listening` says whether it is known to accept others on the same port.
-    pub(crate) fn reset_by_guest(&mut self, is_listening: bool, now: Instant) {
+    /// The guest has reset the connection. `is_busy` says whether that can mean a full queue.
+    pub(crate) fn reset_by_guest(&mut self, is_busy: bool, now: Instant) {
         if let Phase::Requesting { sent: true, give_up } = self.phase
-            && is_listening
+            && is_busy
             && now < give_up
         {
             self.deadline = Some(now + BUSY_RETRY);
@@ -435,22 +440,19 @@ impl Connection {
             self.phase = Phase::Gone;
             return;
         }
-        if !matches!(self.phase, Phase::Open { response_due: false } | Phase::Closing) {
-            return;
-        }
-        let to_host_ended = self.host.refuses || self.host.write_shut;
-        let to_guest_ended = self.host.ended || self.guest.done_receiving();
-        let agreed = self.guest.said == SHUTDOWN_BOTH;
-        if self.phase == Phase::Closing {
-            if agreed {
-                self.reset();
+        let ended = match self.phase {
+            Phase::Open { response_due: false } => {
+                let to_host = self.host.refuses || self.host.write_shut;
+                let to_guest = self.host.ended || self.guest.done_receiving();
+                to_host && to_guest
             }
-        } else if to_host_ended && to_guest_ended {
-            if agreed {
-                self.reset();
-            } else {
-                self.phase = Phase::Closing;
-            }
+            Phase::Closing => true,
+            _ => false,
+        };
+        if ended && self.guest.said == SHUTDOWN_BOTH {
+            self.reset();
+        } else if ended {
+            self.phase = Phase::Closing;
         }
     }
 }

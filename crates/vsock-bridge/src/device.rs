@@ -58,7 +58,6 @@ pub(crate) struct Device {
     mux: Mux,
     streams: Streams,
     memory: Memory,
-    event_idx: bool,
     exit: Option<(EventConsumer, EventNotifier)>,
     /// Queues found contradicting themselves.
     broken: [bool; QUEUES],
@@ -73,7 +72,6 @@ impl Device {
             mux: Mux::new(cids, Instant::now()),
             streams,
             memory,
-            event_idx: false,
             exit: Some(new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC)?),
             broken: [false; QUEUES],
             news: Vec::new(),
@@ -392,8 +390,8 @@ impl VhostUserBackendMut for Device {
         VhostUserProtocolFeatures::MQ | VhostUserProtocolFeatures::CONFIG
     }
 
-    fn set_event_idx(&mut self, enabled: bool) {
-        self.event_idx = enabled;
+    fn set_event_idx(&mut self, _enabled: bool) {
+        // The queues were told as well, and only they need to know.
     }
 
     /// The configuration space is the guest's CID as a little-endian u64 (VIRTIO 1.3, section 5.10.4).
@@ -437,3 +435,6 @@ impl VhostUserBackendMut for Device {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -297,12 +297,15 @@ impl Mux {
     fn reset_by_guest(&mut self, id: Id, key: Key) {
         // A guest whose listener has too many connections waiting to be accepted answers as if nobody listened. Where
         // others got through, that is what happened.
-        let is_listening = self.connections.values().any(|entry| {
-            entry.connection.is_open()
-                && entry.connection.key.is_some_and(|other| other.guest_port == key.guest_port)
-        });
+        let is_listening = || {
+            self.connections.values().map(|entry| &entry.connection).any(|other| {
+                other.is_open() && other.key.is_some_and(|other| other.guest_port == key.guest_port)
+            })
+        };
+        let is_busy =
+            self.connections.get(&id).is_some_and(|entry| entry.connection.is_requesting()) && is_listening();
         let now = self.now;
-        self.with(id, |connection| connection.reset_by_guest(is_listening, now));
+        self.with(id, |connection| connection.reset_by_guest(is_busy, now));
         // What is left to drain is no business of the guest's any more: it may use the ports again.
         if let Some(entry) = self.connections.get_mut(&id)
             && entry.connection.is_draining()

@@ -35,6 +35,9 @@ const MAX_EVENTS: usize = 256;
 /// Clients accepted before anything else gets its turn.
 const MAX_ACCEPTS: usize = 64;
 
+/// Reads of 16 KiB by which a stream about to be closed is emptied, at most: more than a socket holds by default.
+const MAX_DISCARDED_READS: usize = 64;
+
 /// How long to leave clients waiting when none can be accepted, say for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -216,9 +219,21 @@ impl Streams {
         }
     }
 
-    /// Closes a stream, which also ends its watch.
+    /// Closes a stream, which also ends its watch. The peer sees its end.
     pub(crate) fn close(&mut self, id: Id) {
-        self.streams.remove(&id);
+        let Some(mut stream) = self.streams.remove(&id) else {
+            return;
+        };
+        // A stream closed with data unread ends with an error for its peer, even if the peer was only told more than it
+        // was asked. Once shut down it can grow no more, so the end of what it holds comes soon.
+        let _ = stream.shutdown(Shutdown::Both);
+        let mut discarded = [0; 16 * 1024];
+        for _ in 0..MAX_DISCARDED_READS {
+            match stream.read(&mut discarded) {
+                Ok(1..) => {}
+                Ok(0) | Err(_) => return,
+            }
+        }
     }
 }
 
