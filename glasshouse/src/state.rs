@@ -7,12 +7,15 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, bail};
-use rustix::fs::{FlockOperation, flock};
+use rustix::{
+    fs::{FlockOperation, flock},
+    process::geteuid,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{cli::BackendKind, exit::Usage, paths, publish::Publish};
@@ -76,12 +79,15 @@ impl Folder {
                 Usage(format!("{name:?} is not a name: 1 to 63 lower-case letters, digits and `-`")).into()
             );
         }
-        Ok(Self(paths::state().join(name)))
+        let root = paths::state();
+        check_private(&root)?;
+        Ok(Self(root.join(name)))
     }
 
     /// All there are, by name.
     pub(crate) fn all() -> Result<Vec<Self>> {
         let root = paths::state();
+        check_private(&root)?;
         let entries = match fs::read_dir(&root) {
             Ok(entries) => entries,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -153,18 +159,39 @@ impl Folder {
                 self.0.display()
             );
         }
+        let lock = loop {
+            if let Some(lock) = self.lock()? {
+                break lock;
+            }
+        };
+        let claimed = Claimed { folder: self, _lock: lock };
+        claimed.clear(&["lock"])?;
+        Ok(claimed)
+    }
+
+    /// Makes the folder and locks it. `None` when an enclave that ended took the folder away meanwhile.
+    fn lock(&self) -> Result<Option<File>> {
         let context = || format!("making {}", self.0.display());
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.0).with_context(context)?;
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(self.0.join("lock"))
-            .with_context(context)?;
-        let name = self.0.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        match DirBuilder::new().recursive(true).mode(0o700).create(&self.0) {
+            // It was there, and was taken away before it could be looked at.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && !self.is_something_else() => {
+                return Ok(None);
+            }
+            made => made.with_context(context)?,
+        }
+        if let Some(root) = self.0.parent() {
+            check_private(root)?;
+        }
+        let path = self.0.join("lock");
+        let lock = match OpenOptions::new().create(true).truncate(false).write(true).open(&path) {
+            Ok(lock) => lock,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(e).with_context(context),
+        };
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
+                let name = self.0.file_name().unwrap_or_default().to_string_lossy();
                 return Err(crate::Refusal(format!(
                     "an enclave called {name} is running: `glasshouse stop {name}`, or give this one another --name"
                 ))
@@ -172,10 +199,36 @@ impl Folder {
             }
             Err(e) => return Err(e).with_context(context),
         }
-        let claimed = Claimed { folder: self, _lock: lock };
-        claimed.clear(&["lock"])?;
-        Ok(claimed)
+        // A lock on a file that is no longer there keeps nobody out.
+        let locked = lock.metadata().with_context(context)?;
+        let is_there = fs::symlink_metadata(&path)
+            .is_ok_and(|now| (now.dev(), now.ino()) == (locked.dev(), locked.ino()));
+        Ok(is_there.then_some(lock))
     }
+
+    fn is_something_else(&self) -> bool {
+        fs::symlink_metadata(&self.0).is_ok_and(|found| !found.is_dir())
+    }
+}
+
+/// Refuses a folder of states that somebody else could have prepared or can write to: in `/tmp` its name can be
+/// guessed, and what lies in it is cleared, connected to and signalled. That it is not there is fine.
+fn check_private(root: &Path) -> Result<()> {
+    let found = match fs::symlink_metadata(root) {
+        Ok(found) => found,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e).with_context(|| format!("looking at {}", root.display())),
+    };
+    let wrong = match (found.is_dir(), found.uid() == geteuid().as_raw(), found.mode() & 0o022) {
+        (false, ..) => "is no folder",
+        (_, false, _) => "belongs to another user",
+        (.., 0) => return Ok(()),
+        _ => "can be written by other users",
+    };
+    bail!(
+        "{} {wrong}: remove it, or set GLASSHOUSE_STATE to a folder of your own (mode 0700)",
+        root.display()
+    )
 }
 
 impl Claimed {
@@ -205,7 +258,18 @@ impl Claimed {
         if keep_logs {
             return self.clear(&["lock", "instance.json", "events.jsonl", "console.log", "supervisor.log"]);
         }
-        fs::remove_dir_all(self.path()).with_context(|| format!("removing {}", self.path().display()))
+        self.clear(&["lock"])?;
+        let remove = || -> io::Result<()> {
+            fs::remove_file(self.path().join("lock"))?;
+            match fs::remove_dir(self.path()) {
+                // Another enclave of this name is starting and has put its own lock there, or has even ended already.
+                Err(e) if matches!(e.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotFound) => {
+                    Ok(())
+                }
+                done => done,
+            }
+        };
+        remove().with_context(|| format!("removing {}", self.path().display()))
     }
 
     fn clear(&self, keep: &[&str]) -> Result<()> {
@@ -224,5 +288,82 @@ impl Claimed {
             Ok(())
         };
         clear().with_context(|| format!("clearing {}", self.path().display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    fn folder_in(root: &Path) -> Folder {
+        Folder(root.join("web"))
+    }
+
+    /// `/tmp/glasshouse-1000` is a name anybody can guess. Whoever made it first could have had our user clear folders
+    /// through a link, connect to his sockets, or signal a process of his choice with `glasshouse stop`.
+    #[test]
+    fn a_folder_that_somebody_else_prepared_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("state");
+        assert!(check_private(&root).is_ok(), "it is made when needed");
+        fs::create_dir(&root).unwrap();
+        for (mode, fine) in [(0o700, true), (0o755, true), (0o770, false), (0o1777, false)] {
+            fs::set_permissions(&root, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(check_private(&root).is_ok(), fine, "{mode:o}");
+            assert_eq!(folder_in(&root).claim().is_ok(), fine, "{mode:o}");
+        }
+        let link = dir.path().join("link");
+        symlink(dir.path(), &link).unwrap();
+        assert!(check_private(&link).unwrap_err().to_string().contains("is no folder"));
+        if geteuid().is_root() {
+            std::os::unix::fs::chown(&root, Some(65534), None).unwrap();
+            assert!(check_private(&root).unwrap_err().to_string().contains("another user"));
+        }
+    }
+
+    #[test]
+    fn one_name_is_claimed_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = folder_in(dir.path()).claim().unwrap();
+        let error = folder_in(dir.path()).claim().unwrap_err();
+        assert!(error.is::<crate::Refusal>(), "{error:#}");
+        first.leave(false).unwrap();
+        assert!(!dir.path().join("web").exists());
+        folder_in(dir.path()).claim().unwrap().leave(true).unwrap();
+        assert!(dir.path().join("web").exists());
+    }
+
+    /// The folder used to be removed whole, with a lock in it that a starting enclave of the same name had just taken:
+    /// then two could run under one name, and one cleared the other's sockets.
+    #[test]
+    fn of_many_that_come_and_go_at_once_one_at_a_time_holds_the_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let holders = std::sync::atomic::AtomicU32::new(0);
+        let claims = std::sync::atomic::AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..300 {
+                        let claimed = match folder_in(dir.path()).claim() {
+                            Ok(claimed) => claimed,
+                            Err(error) => {
+                                assert!(error.is::<crate::Refusal>(), "{error:#}");
+                                continue;
+                            }
+                        };
+                        assert_eq!(holders.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0);
+                        fs::write(claimed.path().join("mine"), "").unwrap();
+                        std::thread::yield_now();
+                        assert!(claimed.path().join("mine").exists());
+                        holders.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+                        claims.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                        claimed.leave(false).unwrap();
+                    }
+                });
+            }
+        });
+        assert!(claims.into_inner() > 4);
     }
 }
