@@ -89,7 +89,7 @@ fn progress(step: Step<'_>) {
         Step::Layer { number, of, bytes } => {
             output::say(&format!("reading layer {number} of {of} ({} MiB)", mib(bytes)));
         }
-        Step::Rootfs { path } => output::say(&format!("reading {}", path.display())),
+        Step::Archive { path } | Step::Rootfs { path } => output::say(&format!("reading {}", path.display())),
         Step::Write { files, bytes } => {
             output::say(&format!("writing and measuring {files} files ({} MiB)", mib(bytes)));
         }

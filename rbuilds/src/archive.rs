@@ -3,11 +3,7 @@
 //! Headers are read by the `tar` crate; extension records are put together here, since its own reading of them loses
 //! records after a newline and takes records of any length into memory.
 
-use std::{
-    fs::File,
-    io::{self, Read},
-    sync::Arc,
-};
+use std::io::{self, Read};
 
 use tar::{EntryType, Header};
 
@@ -20,7 +16,7 @@ use crate::{
     notes::NoteKind,
     path::{EntryPath, printable},
     pax::Pax,
-    stream::{LayerStream, LimitReached},
+    stream::{ContainerStream, LayerStream, LimitReached},
     tree::{Inode, Kind, Layer, NewEntry, Whiteout},
 };
 
@@ -38,44 +34,75 @@ pub(crate) enum Role {
     Layer,
     /// A whole file system: every name is a name, and the end mark has to be there.
     Rootfs,
+    /// The files of an image store, which are no files of an image: they have every name, any length, and the end mark
+    /// has to be there.
+    Container,
 }
 
 /// What an image says of one of its layers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Expected {
-    pub(crate) blob: Digest,
+    /// Of the layer as it is stored, if the image says so.
+    pub(crate) blob: Option<Digest>,
+    /// Of the unpacked layer.
     pub(crate) diff_id: Digest,
 }
 
+impl Expected {
+    /// What the layer is known by.
+    pub(crate) fn name(&self) -> Digest {
+        self.blob.unwrap_or(self.diff_id)
+    }
+}
+
 /// Reads a layer and checks that it is the one expected.
-pub(crate) fn read_layer(file: File, expected: Expected, intake: &mut Intake) -> Result<Layer, LayerError> {
-    read(file, Role::Layer, Some(expected), intake)
+pub(crate) fn read_layer(
+    blob: &Content,
+    expected: Expected,
+    intake: &mut Intake,
+) -> Result<Layer, LayerError> {
+    read(blob, Role::Layer, Some(expected), intake)
 }
 
 /// Reads an archive of a whole file system.
-pub(crate) fn read_rootfs(file: File, intake: &mut Intake) -> Result<Layer, LayerError> {
-    read(file, Role::Rootfs, None, intake)
+pub(crate) fn read_rootfs(archive: &Content, intake: &mut Intake) -> Result<Layer, LayerError> {
+    read(archive, Role::Rootfs, None, intake)
+}
+
+/// Lists an archive of an image store's files. What they hold stays where it is, or goes into the spool if the archive is
+/// compressed. They count as entries; what they unpack to counts when it is read as a layer.
+pub(crate) fn read_container(archive: &Content, intake: &mut Intake) -> Result<Layer, LayerError> {
+    let limit = intake.bytes_left();
+    let mut stream = ContainerStream::new(archive, limit).map_err(LayerError::Damaged)?;
+    if stream.is_uncompressed() {
+        let mut seekable = tar::Archive::new(archive.open().map_err(LayerError::Damaged)?);
+        let mut reader = Reader::new(Role::Container, Some(archive.clone()), intake);
+        let least = reader.read_entries(seekable.entries_with_seek())?;
+        return reader.finish(least, archive.len());
+    }
+    let mut reader = Reader::new(Role::Container, None, intake);
+    let least = reader.read_entries(tar::Archive::new(&mut stream).entries())?;
+    // To the end, where the checksum of the compressed archive stands.
+    io::copy(&mut stream, &mut io::sink()).map_err(|e| damaged(e, reader.intake))?;
+    reader.finish(least, limit - stream.left())
 }
 
 fn read(
-    file: File,
+    blob: &Content,
     role: Role,
     expected: Option<Expected>,
     intake: &mut Intake,
 ) -> Result<Layer, LayerError> {
-    let file = Arc::new(file);
-    let mut stream = LayerStream::new(Arc::clone(&file), intake.bytes_left()).map_err(LayerError::Damaged)?;
-    let in_place = stream.is_uncompressed().then_some(file);
+    let mut stream = LayerStream::new(blob, intake.bytes_left()).map_err(LayerError::Damaged)?;
+    let in_place = stream.is_uncompressed().then(|| blob.clone());
     let layer = Reader::new(role, in_place, intake).read_all(&mut stream).and_then(|layer| {
         let archive = stream.finish_archive().map_err(|e| damaged(e, intake))?;
         Ok((layer, archive))
     });
     // First of all, since a wrong digest explains whatever else is wrong.
-    let blob = stream.finish_blob().map_err(LayerError::Damaged)?;
-    if let Some(expected) = expected
-        && blob != expected.blob
-    {
-        return Err(OciError::BlobDigest { expected: expected.blob, found: blob }.into());
+    let found = stream.finish_blob().map_err(LayerError::Damaged)?;
+    if let Some(expected) = expected.and_then(|e| e.blob).filter(|e| *e != found) {
+        return Err(OciError::BlobDigest { expected, found }.into());
     }
     let (layer, (unpacked, bytes)) = layer?;
     intake.take_bytes(bytes)?;
@@ -94,7 +121,7 @@ fn damaged(error: io::Error, intake: &Intake) -> LayerError {
 struct Reader<'a> {
     role: Role,
     /// The archive itself, if files' bytes can stay in it.
-    in_place: Option<Arc<File>>,
+    in_place: Option<Content>,
     intake: &'a mut Intake,
     layer: Layer,
     /// What global PAX headers said.
@@ -111,7 +138,7 @@ struct Extensions {
 }
 
 impl<'a> Reader<'a> {
-    fn new(role: Role, in_place: Option<Arc<File>>, intake: &'a mut Intake) -> Self {
+    fn new(role: Role, in_place: Option<Content>, intake: &'a mut Intake) -> Self {
         Self {
             role,
             in_place,
@@ -123,25 +150,32 @@ impl<'a> Reader<'a> {
     }
 
     fn read_all(mut self, stream: &mut LayerStream) -> Result<Layer, LayerError> {
-        let mut archive = tar::Archive::new(&mut *stream);
+        let least = self.read_entries(tar::Archive::new(&mut *stream).entries())?;
+        self.finish(least, stream.count())
+    }
+
+    /// Takes all entries. Gives the length that the archive must have at least.
+    fn read_entries<R: Read>(&mut self, entries: io::Result<tar::Entries<'_, R>>) -> Result<u64, LayerError> {
         let mut end = 0;
-        for entry in archive.entries().map_err(|e| damaged(e, self.intake))?.raw(true) {
+        for entry in entries.map_err(|e| damaged(e, self.intake))?.raw(true) {
             let mut entry = entry.map_err(|e| damaged(e, self.intake))?;
             end = entry.raw_file_position().saturating_add(entry.size());
             self.take(&mut entry)?;
         }
-        let least = match self.role {
+        Ok(match self.role {
             Role::Layer => end,
-            Role::Rootfs => end.saturating_add(BLOCK_BYTES).next_multiple_of(BLOCK_BYTES),
-        };
-        if stream.count() < least {
-            return Err(LayerError::Truncated);
-        }
-        Ok(self.layer)
+            Role::Rootfs | Role::Container => {
+                end.checked_next_multiple_of(BLOCK_BYTES).unwrap_or(u64::MAX).saturating_add(BLOCK_BYTES)
+            }
+        })
+    }
+
+    fn finish(self, least: u64, found: u64) -> Result<Layer, LayerError> {
+        if found < least { Err(LayerError::Truncated) } else { Ok(self.layer) }
     }
 
     /// Takes one header and what belongs to it.
-    fn take(&mut self, entry: &mut RawEntry<'_, '_>) -> Result<(), LayerError> {
+    fn take<R: Read>(&mut self, entry: &mut tar::Entry<'_, R>) -> Result<(), LayerError> {
         match entry.header().entry_type() {
             EntryType::XGlobalHeader => {
                 let records = self.extension(entry)?;
@@ -161,7 +195,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The content of an extension record.
-    fn extension(&mut self, entry: &mut RawEntry<'_, '_>) -> Result<Vec<u8>, LayerError> {
+    fn extension<R: Read>(&mut self, entry: &mut tar::Entry<'_, R>) -> Result<Vec<u8>, LayerError> {
         let len = entry.size();
         if len > MAX_EXTENSION_BYTES {
             return Err(LayerError::ExtensionTooLong { found: len });
@@ -175,7 +209,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Takes an entry that is a file of some kind.
-    fn take_file(&mut self, entry: &mut RawEntry<'_, '_>) -> Result<(), LayerError> {
+    fn take_file<R: Read>(&mut self, entry: &mut tar::Entry<'_, R>) -> Result<(), LayerError> {
         let extensions = std::mem::take(&mut self.next);
         let pax = extensions.pax.unwrap_or_else(|| self.global.clone());
         let header = entry.header().clone();
@@ -215,10 +249,13 @@ impl<'a> Reader<'a> {
         Ok(true)
     }
 
-    fn take_found(&mut self, found: Found, entry: &mut RawEntry<'_, '_>) -> Result<(), LayerError> {
+    fn take_found<R: Read>(&mut self, found: Found, entry: &mut tar::Entry<'_, R>) -> Result<(), LayerError> {
         let Found { path, header, .. } = &found;
         let at = |e: EntryError| e.at(path);
         let len = found.content_len(entry.size()).map_err(at)?;
+        if len > MAX_FILE_BYTES && self.role != Role::Container {
+            return Err(at(EntryError::FileTooLarge { found: len }));
+        }
         let kind = match header.entry_type() {
             EntryType::Regular | EntryType::Continuous if found.is_directory_name => Kind::Directory,
             EntryType::Regular | EntryType::Continuous => Kind::File(self.content(entry, len)?),
@@ -241,9 +278,9 @@ impl<'a> Reader<'a> {
     }
 
     /// Where a regular file's bytes are, or will be.
-    fn content(&mut self, entry: &mut RawEntry<'_, '_>, len: u64) -> Result<Content, LayerError> {
+    fn content<R: Read>(&mut self, entry: &mut tar::Entry<'_, R>, len: u64) -> Result<Content, LayerError> {
         if let Some(archive) = &self.in_place {
-            return Ok(Content::slice(Arc::clone(archive), entry.raw_file_position(), len));
+            return Ok(archive.part(entry.raw_file_position(), len));
         }
         self.intake.spool.store(entry, len).map_err(|e| match e {
             StoreError::Read(e) => damaged(e, self.intake),
@@ -252,7 +289,7 @@ impl<'a> Reader<'a> {
     }
 
     fn leave_out_device(&mut self, path: &EntryPath, kind: &'static str) -> Result<(), LayerError> {
-        if !path.is_below(b"dev") {
+        if self.role == Role::Container || !path.is_below(b"dev") {
             return Err(EntryError::Device { kind }.at(path));
         }
         self.intake.note(NoteKind::DeviceLeftOut, path);
@@ -260,6 +297,9 @@ impl<'a> Reader<'a> {
     }
 
     fn note_attributes(&mut self, found: &Found) {
+        if self.role == Role::Container {
+            return;
+        }
         if found.pax.capability {
             self.intake.note(NoteKind::CapabilitiesDropped, &found.path);
         }
@@ -268,8 +308,6 @@ impl<'a> Reader<'a> {
         }
     }
 }
-
-type RawEntry<'a, 's> = tar::Entry<'a, &'s mut LayerStream>;
 
 /// One entry, its extension records worked in.
 struct Found {
@@ -293,9 +331,6 @@ impl Found {
         let is_file = matches!(self.header.entry_type(), EntryType::Regular | EntryType::Continuous);
         if header > 0 && (!is_file || self.is_directory_name) {
             return Err(EntryError::UnexpectedContent { found: header });
-        }
-        if header > MAX_FILE_BYTES {
-            return Err(EntryError::FileTooLarge { found: header });
         }
         Ok(header)
     }

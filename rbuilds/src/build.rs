@@ -80,6 +80,11 @@ pub enum Step<'a> {
         /// Its length as it is stored, in bytes.
         bytes: u64,
     },
+    /// Listing an image archive and, if it is compressed, unpacking it.
+    Archive {
+        /// The archive.
+        path: &'a Path,
+    },
     /// Reading a root file system.
     Rootfs {
         /// The archive or directory.

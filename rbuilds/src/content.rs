@@ -5,7 +5,7 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::{self, Read, Write},
+    io::{self, Read, Seek, SeekFrom, Write},
     os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
@@ -19,12 +19,13 @@ const COPY_BYTES: usize = 128 << 10;
 #[derive(Clone, Debug)]
 pub(crate) struct Content {
     place: Place,
+    offset: u64,
     len: u64,
 }
 
 #[derive(Clone, Debug)]
 enum Place {
-    Slice { file: Arc<File>, offset: u64 },
+    Open(Arc<File>),
     Path { path: PathBuf, identity: Identity },
 }
 
@@ -45,13 +46,31 @@ impl Identity {
 impl Content {
     /// `len` bytes of `file` from `offset`.
     pub(crate) fn slice(file: Arc<File>, offset: u64, len: u64) -> Self {
-        Self { place: Place::Slice { file, offset }, len }
+        Self { place: Place::Open(file), offset, len }
     }
 
     /// The file at `path`, which had `metadata` when it was listed.
     pub(crate) fn path(path: PathBuf, metadata: &std::fs::Metadata) -> Self {
         let identity = Identity::of(metadata);
-        Self { place: Place::Path { path, identity }, len: identity.len }
+        Self { place: Place::Path { path, identity }, offset: 0, len: identity.len }
+    }
+
+    /// The regular file at `path`, kept open.
+    ///
+    /// # Errors
+    /// When it cannot be opened or is something else: only regular files can be read anywhere, and again.
+    pub(crate) fn open_file(path: &Path) -> io::Result<Self> {
+        let file = open_at_once(path, OFlags::empty())?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(io::Error::other("not a regular file"));
+        }
+        Ok(Self::slice(Arc::new(file), 0, metadata.len()))
+    }
+
+    /// `len` bytes of this from `offset`. Reading them fails if they reach beyond the end of the file.
+    pub(crate) fn part(&self, offset: u64, len: u64) -> Self {
+        Self { place: self.place.clone(), offset: self.offset.saturating_add(offset), len }
     }
 
     /// Length in bytes.
@@ -64,23 +83,28 @@ impl Content {
     /// # Errors
     /// When the file cannot be opened or is no longer the one that was listed.
     pub(crate) fn open(&self) -> io::Result<ContentReader> {
-        let (file, offset) = match &self.place {
-            Place::Slice { file, offset } => (Arc::clone(file), *offset),
-            Place::Path { path, identity } => (Arc::new(reopen(path, *identity)?), 0),
+        let file = match &self.place {
+            Place::Open(file) => Arc::clone(file),
+            Place::Path { path, identity } => Arc::new(reopen(path, *identity)?),
         };
-        Ok(ContentReader { file, offset, left: self.len })
+        Ok(ContentReader { file, offset: self.offset, len: self.len, position: 0 })
     }
 }
 
 /// Opens a listed file again. A symbolic link in its place, another file or another length means that somebody is
 /// changing the directory, and the image would be neither the old nor the new state.
 fn reopen(path: &Path, identity: Identity) -> io::Result<File> {
-    let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or_default();
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let file = open_at_once(path, OFlags::NOFOLLOW)?;
     if Identity::of(&file.metadata()?) != identity {
         return Err(io::Error::other("the file changed while the image was being built"));
     }
     Ok(file)
+}
+
+/// Opens a file for reading; a named pipe in its place is opened without waiting for somebody to write into it.
+fn open_at_once(path: &Path, flags: OFlags) -> io::Result<File> {
+    let flags = i32::try_from((flags | OFlags::NONBLOCK).bits()).unwrap_or_default();
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
 }
 
 /// Reads a [`Content`].
@@ -88,22 +112,36 @@ fn reopen(path: &Path, identity: Identity) -> io::Result<File> {
 pub(crate) struct ContentReader {
     file: Arc<File>,
     offset: u64,
-    left: u64,
+    len: u64,
+    /// From the content's beginning; may be beyond its end.
+    position: u64,
 }
 
 impl Read for ContentReader {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let want = usize::try_from(self.left).unwrap_or(usize::MAX).min(buf.len());
+        let left = self.len.saturating_sub(self.position);
+        let want = usize::try_from(left).unwrap_or(usize::MAX).min(buf.len());
         if want == 0 {
             return Ok(0);
         }
-        let n = self.file.read_at(&mut buf[..want], self.offset)?;
+        let n = self.file.read_at(&mut buf[..want], self.offset.saturating_add(self.position))?;
         if n == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        self.offset += n as u64;
-        self.left -= n as u64;
+        self.position += n as u64;
         Ok(n)
+    }
+}
+
+impl Seek for ContentReader {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let position = match to {
+            SeekFrom::Start(position) => Some(position),
+            SeekFrom::Current(by) => self.position.checked_add_signed(by),
+            SeekFrom::End(by) => self.len.checked_add_signed(by),
+        };
+        self.position = position.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.position)
     }
 }
 
@@ -168,6 +206,26 @@ mod tests {
             content.open().unwrap().read_to_end(&mut back).unwrap();
             assert_eq!(&back, file);
         }
+    }
+
+    #[test]
+    fn a_part_is_read_from_where_it_begins_and_no_further() {
+        let mut spool = Spool::in_dir(&std::env::temp_dir()).unwrap();
+        spool.store(&mut &b"before"[..], 6).unwrap();
+        let whole = spool.store(&mut &b"0123456789"[..], 10).unwrap();
+        let read = |content: &Content, from: SeekFrom| {
+            let mut reader = content.open().unwrap();
+            reader.seek(from).unwrap();
+            let mut back = String::new();
+            reader.read_to_string(&mut back).unwrap();
+            back
+        };
+        assert_eq!(read(&whole.part(2, 5), SeekFrom::Start(0)), "23456");
+        assert_eq!(read(&whole.part(2, 5).part(1, 2), SeekFrom::Current(1)), "4");
+        assert_eq!(read(&whole, SeekFrom::End(-1)), "9");
+        assert_eq!(read(&whole, SeekFrom::Start(99)), "");
+        assert!(whole.open().unwrap().seek(SeekFrom::Current(-1)).is_err());
+        assert!(whole.part(8, 3).open().unwrap().read_to_end(&mut Vec::new()).is_err());
     }
 
     #[test]

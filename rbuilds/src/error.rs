@@ -5,7 +5,8 @@ use std::{io, path::PathBuf};
 use crate::{
     Digest,
     limits::{
-        MAX_COMPONENT_BYTES, MAX_FILE_BYTES, MAX_INDEX_DEPTH, MAX_JSON_BYTES, MAX_LAYERS, MAX_TARGET_BYTES,
+        MAX_ARCHIVE_LINKS, MAX_COMPONENT_BYTES, MAX_FILE_BYTES, MAX_INDEX_DEPTH, MAX_JSON_BYTES, MAX_LAYERS,
+        MAX_TARGET_BYTES,
     },
 };
 
@@ -33,6 +34,15 @@ pub enum Error {
         #[source]
         source: OciError,
     },
+    /// The image archive is broken, or does not hold the image asked for.
+    #[error("the image archive {} cannot be used", path.display())]
+    Archive {
+        /// The archive.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: LayerError,
+    },
     /// A layer is broken or asks for what an image cannot hold.
     #[error("layer {number} of {of}, {digest}, cannot be used")]
     Layer {
@@ -40,7 +50,7 @@ pub enum Error {
         number: usize,
         /// How many layers the image has.
         of: usize,
-        /// The layer's digest.
+        /// The layer's digest, as it is stored if the image says so, else unpacked.
         digest: Digest,
         /// What is wrong with it.
         #[source]
@@ -146,7 +156,7 @@ pub enum UnpackError {
     File(#[from] io::Error),
 }
 
-/// What is wrong with an OCI image layout.
+/// What is wrong with an OCI image layout, or with an archive of an image.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OciError {
@@ -208,6 +218,47 @@ pub enum OciError {
         /// The digest of the bytes.
         found: Digest,
     },
+    /// An archive that holds no image.
+    #[error(
+        "it holds neither an image layout (`oci-layout`) nor what `docker save` writes (`manifest.json`); \
+         an archive of a root file system goes under `rootfs`"
+    )]
+    NotAnImage,
+    /// A file that a document of the archive names is not in it.
+    #[error("it has no {file}")]
+    Missing {
+        /// The file's path inside the archive.
+        file: String,
+    },
+    /// A document of the archive gives a name that no file in it can have.
+    #[error("the name {file:?} in it")]
+    Name {
+        /// The name found.
+        file: String,
+        /// What is wrong with it.
+        #[source]
+        source: EntryError,
+    },
+    /// A directory where a file is expected.
+    #[error("its {file} is a directory")]
+    IsDirectory {
+        /// Its path inside the archive.
+        file: String,
+    },
+    /// A symbolic link that leads out of the archive.
+    #[error("its {file} is a symbolic link to {target}, which is outside of the archive")]
+    LinkOutside {
+        /// The link's path inside the archive.
+        file: String,
+        /// Its target.
+        target: String,
+    },
+    /// Links behind links, perhaps in a circle.
+    #[error("its {file} is behind more than {MAX_ARCHIVE_LINKS} links")]
+    TooManyLinks {
+        /// The first link's path inside the archive.
+        file: String,
+    },
     /// The tag asked for is not there.
     #[error("it has no image tagged {tag:?}; the tags it has: {tags:?}")]
     NoSuchTag {
@@ -257,7 +308,7 @@ pub enum OciError {
     },
 }
 
-/// What is wrong with a layer or a root file system.
+/// What is wrong with a layer, a root file system or an image archive.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LayerError {
@@ -341,6 +392,9 @@ pub enum EntryError {
     /// A NUL byte in its name or target.
     #[error("has a NUL byte in its name or target")]
     NulByte,
+    /// A name that stands twice in an image archive.
+    #[error("is in the archive twice, and programs disagree on which one counts")]
+    Duplicate,
     /// A path longer than the kernel unpacks.
     #[error("has a path of {found} bytes, more than the {limit} with which the kernel unpacks it")]
     PathTooLong {

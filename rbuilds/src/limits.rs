@@ -25,6 +25,9 @@ pub(crate) const MAX_EXTENSION_BYTES: u64 = 1 << 20;
 /// Largest JSON document of an image layout, in bytes. The distribution specification obliges registries to take 4 MiB.
 pub(crate) const MAX_JSON_BYTES: u64 = 4 << 20;
 
+/// How many links may stand behind one another before a file in an image archive comes. `docker save` writes one.
+pub(crate) const MAX_ARCHIVE_LINKS: usize = 8;
+
 /// Most layers an image may have. Docker stops at 127.
 pub(crate) const MAX_LAYERS: usize = 1024;
 

@@ -1,18 +1,16 @@
 //! Where an application's files come from, made into a tree.
 
-use std::{
-    fs::File,
-    path::{Path, PathBuf},
-};
+use std::path::Path;
 
 use manifest::{ImageConfig, ImageSource};
 
 use crate::{
     Digest, Error, Progress, Step,
-    archive::{read_layer, read_rootfs},
+    archive::{read_container, read_layer, read_rootfs},
+    content::Content,
     error::LayerError,
     intake::Intake,
-    oci::Layout,
+    oci::{Files, Image, image_in_archive, image_in_layout},
     rootfs::read_directory,
     tree::Tree,
 };
@@ -36,47 +34,75 @@ pub(crate) fn take_in(
 ) -> Result<Application, Error> {
     match source {
         ImageSource::Oci { layout, tag } => {
-            take_in_image(&base_dir.join(layout), tag.as_deref(), intake, progress)
+            take_in_layout(&base_dir.join(layout), tag.as_deref(), intake, progress)
+        }
+        ImageSource::Archive { path, tag } => {
+            take_in_archive(&base_dir.join(path), tag.as_deref(), intake, progress)
         }
         ImageSource::Rootfs(path) => take_in_rootfs(&base_dir.join(path), intake, progress),
     }
 }
 
-fn take_in_image(
+fn take_in_layout(
     root: &Path,
     tag: Option<&str>,
     intake: &mut Intake,
     progress: Progress<'_>,
 ) -> Result<Application, Error> {
-    let at_layout = |source| Error::Oci { layout: root.to_owned(), source };
-    let layout = Layout::open(root).map_err(at_layout)?;
-    let image = layout.image(tag).map_err(at_layout)?;
+    let files = Files::of_directory(root);
+    let image =
+        image_in_layout(&files, tag).map_err(|source| Error::Oci { layout: root.to_owned(), source })?;
+    take_in_layers(&files, image, intake, progress)
+}
+
+fn take_in_archive(
+    path: &Path,
+    tag: Option<&str>,
+    intake: &mut Intake,
+    progress: Progress<'_>,
+) -> Result<Application, Error> {
+    progress(Step::Archive { path });
+    let at_archive = |source| Error::Archive { path: path.to_owned(), source };
+    let archive = open(path)?;
+    let files = read_container(&archive, intake).and_then(Files::of_archive).map_err(at_archive)?;
+    let image = image_in_archive(&files, tag).map_err(|source| at_archive(source.into()))?;
+    take_in_layers(&files, image, intake, progress)
+}
+
+fn take_in_layers(
+    files: &Files,
+    image: Image,
+    intake: &mut Intake,
+    progress: Progress<'_>,
+) -> Result<Application, Error> {
     let mut tree = Tree::new();
     let of = image.layers.len();
-    for (number, (blob, expected)) in (1..).zip(&image.layers) {
-        progress(Step::Layer { number, of, bytes: blob.size });
-        layout
-            .open_blob(blob)
+    for (number, layer) in (1..).zip(&image.layers) {
+        progress(Step::Layer { number, of, bytes: layer.bytes });
+        layer
+            .open(files)
             .map_err(LayerError::from)
-            .and_then(|file| read_layer(file, *expected, intake))
-            .and_then(|layer| tree.apply(layer))
-            .map_err(|source| Error::Layer { number, of, digest: blob.digest, source })?;
+            .and_then(|blob| read_layer(&blob, layer.expected, intake))
+            .and_then(|changes| tree.apply(changes))
+            .map_err(|source| Error::Layer { number, of, digest: layer.expected.name(), source })?;
     }
-    Ok(Application { tree, config: image.config.image_config(), image_manifest: Some(image.manifest) })
+    Ok(Application { tree, config: image.config.image_config(), image_manifest: image.manifest })
 }
 
 fn take_in_rootfs(path: &Path, intake: &mut Intake, progress: Progress<'_>) -> Result<Application, Error> {
     progress(Step::Rootfs { path });
     let in_rootfs = |source| Error::Rootfs { path: path.to_owned(), source };
-    let open = |source| Error::File { doing: "open", path: PathBuf::from(path), source };
-    let tree = if path.metadata().map_err(open)?.is_dir() {
+    let unusable = |source| Error::File { doing: "open", path: path.to_owned(), source };
+    let tree = if path.metadata().map_err(unusable)?.is_dir() {
         read_directory(path, intake).map_err(in_rootfs)?
     } else {
         let mut tree = Tree::new();
-        read_rootfs(File::open(path).map_err(open)?, intake)
-            .and_then(|layer| tree.apply(layer))
-            .map_err(in_rootfs)?;
+        read_rootfs(&open(path)?, intake).and_then(|layer| tree.apply(layer)).map_err(in_rootfs)?;
         tree
     };
     Ok(Application { tree, config: ImageConfig::default(), image_manifest: None })
+}
+
+fn open(path: &Path) -> Result<Content, Error> {
+    Content::open_file(path).map_err(|source| Error::File { doing: "open", path: path.to_owned(), source })
 }

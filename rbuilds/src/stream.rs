@@ -1,16 +1,13 @@
 //! A layer's bytes on their way from the blob to the archive reader: hashed, decompressed, counted, hashed again.
 
-use std::{
-    fs::File,
-    io::{self, BufRead, BufReader, Read},
-    sync::Arc,
-};
+use std::io::{self, BufRead, BufReader, Read};
 
 use flate2::bufread::MultiGzDecoder;
 
 use crate::{
     Digest,
     archive::BLOCK_BYTES,
+    content::{Content, ContentReader},
     digest::{HashingReader, drain},
     zstd::ZstdReader,
 };
@@ -18,7 +15,7 @@ use crate::{
 const BUFFER_BYTES: usize = 128 << 10;
 
 /// The bytes of the blob.
-type Blob = BufReader<HashingReader<SharedFile>>;
+type Blob = BufReader<HashingReader<ContentReader>>;
 
 /// Reads an archive that may be compressed. What the compression is shows in its first bytes, not in a name or media
 /// type: those are often wrong, and the digest binds the bytes anyway.
@@ -26,15 +23,15 @@ type Blob = BufReader<HashingReader<SharedFile>>;
 /// Some writers (umoci's `insert` among them) leave out what fills the last block of the archive, which the archive reader
 /// wants: it gets zeros then, which [`Self::count`] does not count and no digest covers.
 pub(crate) struct LayerStream {
-    unpacked: HashingReader<Bounded<Decompressor>>,
+    unpacked: HashingReader<Bounded<Decompressor<Blob>>>,
     /// Bytes given after the archive's end.
     filled: u64,
 }
 
 impl LayerStream {
     /// `limit` is the most bytes that may come out.
-    pub(crate) fn new(file: Arc<File>, limit: u64) -> io::Result<Self> {
-        let hashing = HashingReader::new(SharedFile(file));
+    pub(crate) fn new(blob: &Content, limit: u64) -> io::Result<Self> {
+        let hashing = HashingReader::new(blob.open()?);
         let blob = BufReader::with_capacity(BUFFER_BYTES, hashing);
         let unpacked = HashingReader::new(Bounded { inner: Decompressor::detect(blob)?, left: limit });
         Ok(Self { unpacked, filled: 0 })
@@ -42,7 +39,7 @@ impl LayerStream {
 
     /// Whether the archive's bytes are the blob's.
     pub(crate) fn is_uncompressed(&self) -> bool {
-        matches!(self.unpacked.inner().inner, Decompressor::None(_))
+        self.unpacked.inner().is_uncompressed()
     }
 
     /// Bytes of the archive read so far.
@@ -82,27 +79,39 @@ impl Read for LayerStream {
     }
 }
 
-enum Decompressor {
-    None(Blob),
-    Gzip(Box<MultiGzDecoder<Blob>>),
-    Zstd(Box<ZstdReader<Blob>>),
+/// An archive that others are in, whose digest nobody gave.
+pub(crate) type ContainerStream = Bounded<Decompressor<BufReader<ContentReader>>>;
+
+impl ContainerStream {
+    /// `limit` is the most bytes that may come out.
+    pub(crate) fn new(archive: &Content, limit: u64) -> io::Result<Self> {
+        let inner = Decompressor::detect(BufReader::with_capacity(BUFFER_BYTES, archive.open()?))?;
+        Ok(Self { inner, left: limit })
+    }
 }
 
-impl Decompressor {
-    fn detect(mut blob: Blob) -> io::Result<Self> {
+/// Gives the bytes that were compressed, or the source's own.
+pub(crate) enum Decompressor<B> {
+    None(B),
+    Gzip(Box<MultiGzDecoder<B>>),
+    Zstd(Box<ZstdReader<B>>),
+}
+
+impl<B: BufRead> Decompressor<B> {
+    fn detect(mut blob: B) -> io::Result<Self> {
         let start = blob.fill_buf()?;
         // RFC 1952, section 2.3.1; RFC 8878, section 3.1.1. A tar archive begins with a file name, which begins with
         // neither: a name may hold any byte, but no tool writes these.
         Ok(if start.starts_with(&[0x1f, 0x8b]) {
             Self::Gzip(Box::new(MultiGzDecoder::new(blob)))
-        } else if ZstdReader::<Blob>::recognises(start) {
+        } else if ZstdReader::<B>::recognises(start) {
             Self::Zstd(Box::new(ZstdReader::new(blob)))
         } else {
             Self::None(blob)
         })
     }
 
-    fn into_blob(self) -> Blob {
+    fn into_blob(self) -> B {
         match self {
             Self::None(blob) => blob,
             Self::Gzip(decoder) => decoder.into_inner(),
@@ -111,7 +120,7 @@ impl Decompressor {
     }
 }
 
-impl Read for Decompressor {
+impl<B: BufRead> Read for Decompressor<B> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::None(blob) => blob.read(buf),
@@ -122,9 +131,21 @@ impl Read for Decompressor {
 }
 
 /// Fails once more than `left` bytes come.
-struct Bounded<R> {
+pub(crate) struct Bounded<R> {
     inner: R,
     left: u64,
+}
+
+impl<B> Bounded<Decompressor<B>> {
+    /// Whether the bytes that come are the source's own.
+    pub(crate) fn is_uncompressed(&self) -> bool {
+        matches!(self.inner, Decompressor::None(_))
+    }
+
+    /// How many more bytes may come.
+    pub(crate) fn left(&self) -> u64 {
+        self.left
+    }
 }
 
 /// Inside the [`io::Error`] with which a stream fails that unpacks to more than it may.
@@ -147,14 +168,5 @@ impl<R: Read> Read for Bounded<R> {
             None => return Err(io::Error::other(LimitReached)),
         }
         Ok(n)
-    }
-}
-
-/// A file that slices of it can be taken of later.
-struct SharedFile(Arc<File>);
-
-impl Read for SharedFile {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        (&*self.0).read(buf)
     }
 }

@@ -46,6 +46,14 @@ pub enum ImageSource {
         /// The `org.opencontainers.image.ref.name` to take.
         tag: Option<String>,
     },
+    /// An archive of images: what `docker save` writes, or an OCI image layout, which of the two its contents show; plain
+    /// or compressed with gzip or Zstandard.
+    Archive {
+        /// The archive.
+        path: PathBuf,
+        /// Which image to take: its name, or the tag alone.
+        tag: Option<String>,
+    },
     /// A root file system: a directory, or a tar archive, plain or compressed with gzip or Zstandard.
     Rootfs(PathBuf),
 }
@@ -232,6 +240,7 @@ struct Raw {
 #[serde(deny_unknown_fields)]
 struct RawImage {
     oci: Option<PathBuf>,
+    archive: Option<PathBuf>,
     tag: Option<String>,
     rootfs: Option<PathBuf>,
 }
@@ -326,14 +335,19 @@ fn check_name(key: &str, name: &Spanned<String>) -> Result<(), Mistake> {
 fn check_image(image: Spanned<RawImage>) -> Result<ImageSource, Mistake> {
     let span = image.span();
     match image.into_inner() {
-        RawImage { oci: Some(layout), tag, rootfs: None } => Ok(ImageSource::Oci { layout, tag }),
-        RawImage { oci: None, tag: None, rootfs: Some(path) } => Ok(ImageSource::Rootfs(path)),
+        RawImage { oci: Some(layout), archive: None, rootfs: None, tag } => {
+            Ok(ImageSource::Oci { layout, tag })
+        }
+        RawImage { archive: Some(path), oci: None, rootfs: None, tag } => {
+            Ok(ImageSource::Archive { path, tag })
+        }
+        RawImage { rootfs: Some(path), oci: None, archive: None, tag: None } => Ok(ImageSource::Rootfs(path)),
         _ => Err(Mistake {
             span,
-            message:
-                "`image`: say either `oci` (an OCI layout directory, with `tag` if it holds several images) \
-                      or `rootfs` (a directory or tar archive)"
-                    .to_owned(),
+            message: "`image`: say one of `oci` (an OCI layout directory), `archive` (what `docker save` writes, or \
+                      an OCI layout as a tar archive) and `rootfs` (a directory or tar archive); `tag` goes with \
+                      `oci` and `archive` if they hold several images"
+                .to_owned(),
         }),
     }
 }

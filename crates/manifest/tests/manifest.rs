@@ -72,6 +72,15 @@ fn reads_every_key() {
 }
 
 #[test]
+fn an_image_may_be_in_an_archive() {
+    let image = |keys: &str| Manifest::parse(&format!("name = \"a\"\n[image]\n{keys}")).unwrap().image;
+    let archive =
+        |tag: Option<&str>| ImageSource::Archive { path: "a.tar".into(), tag: tag.map(str::to_owned) };
+    assert_eq!(image("archive = \"a.tar\""), archive(None));
+    assert_eq!(image("archive = \"a.tar\"\ntag = \"web:1\""), archive(Some("web:1")));
+}
+
+#[test]
 fn a_command_replaces_entrypoint_and_cmd() {
     let text = "name = \"a\"\nimage.rootfs = \"r\"\napp.command = [\"/x\"]";
     let measured = Manifest::parse(text).unwrap().resolve(&image()).unwrap();
@@ -100,6 +109,11 @@ fn mistakes_name_line_key_and_what_is_allowed() {
         ("image.rootfs = \"r\"", 1, &["name"]),
         ("name = \"a\"", 1, &["image"]),
         ("name = \"a\"\n[image]\noci = \"x\"\nrootfs = \"y\"", 2, &["`image`", "`oci`", "`rootfs`"]),
+        ("name = \"a\"\n[image]\narchive = \"x\"\noci = \"y\"", 2, &["`archive`", "docker save"]),
+        ("name = \"a\"\n[image]\narchive = \"x\"\nrootfs = \"y\"", 2, &["`archive`", "one of"]),
+        ("name = \"a\"\n[image]\nrootfs = \"x\"\ntag = \"y\"", 2, &["`tag`", "`oci` and `archive`"]),
+        ("name = \"a\"\n[image]\ntag = \"y\"", 2, &["`image`"]),
+        ("name = \"a\"\n[image]\narchive = 1", 3, &["string"]),
         (&format!("{head}colour = 1"), 3, &["colour", "expected one of", "publish"]),
         (&format!("{head}[app]\ncomand = []"), 4, &["comand", "command"]),
         (&format!("{head}[app]\ncommand = []"), 4, &["`command`", "program"]),

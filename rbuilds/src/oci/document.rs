@@ -10,6 +10,8 @@ use crate::Digest;
 
 /// The annotation that holds a tag.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// The annotation in which containerd, and with it `docker save`, writes the whole name.
+const CONTAINERD_NAME: &str = "io.containerd.image.name";
 
 /// `oci-layout`.
 #[derive(Debug, Deserialize)]
@@ -92,9 +94,19 @@ struct Execution {
 }
 
 impl Descriptor {
-    /// The image's tag, if it has one.
+    /// What the image is called, if it is called something.
     pub(crate) fn tag(&self) -> Option<&str> {
-        self.annotations.as_ref()?.get(REF_NAME).map(String::as_str)
+        self.annotation(CONTAINERD_NAME).or_else(|| self.annotation(REF_NAME))
+    }
+
+    /// Whether the image is asked for by this tag.
+    pub(crate) fn has_tag(&self, tag: &str) -> bool {
+        self.annotation(REF_NAME) == Some(tag)
+            || self.annotation(CONTAINERD_NAME).is_some_and(|name| answers_to(name, tag))
+    }
+
+    fn annotation(&self, name: &str) -> Option<&str> {
+        self.annotations.as_ref()?.get(name).map(String::as_str)
     }
 
     /// What the media type says it is. The types of Docker's schema 2 mean the same.
@@ -116,6 +128,15 @@ impl Descriptor {
             _ => return None,
         })
     }
+}
+
+/// Whether an image of this name, `docker.io/library/web:1.2`, is asked for by `wanted`: the whole name, the name without
+/// the registry that Docker leaves out, `web:1.2`, or the tag alone, `1.2`.
+pub(crate) fn answers_to(name: &str, wanted: &str) -> bool {
+    let familiar = name.strip_prefix("docker.io/").unwrap_or(name);
+    let familiar = familiar.strip_prefix("library/").unwrap_or(familiar);
+    let tag = name.rsplit_once(':').map(|(_, tag)| tag);
+    [Some(name), Some(familiar), tag].contains(&Some(wanted))
 }
 
 impl Platform {
@@ -142,5 +163,22 @@ impl Config {
             workdir: run.working_dir.clone().unwrap_or_default(),
             user: run.user.clone().unwrap_or_default(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_is_asked_for_by_its_name_or_its_tag() {
+        for wanted in ["docker.io/library/web:1.2", "web:1.2", "1.2"] {
+            assert!(answers_to("docker.io/library/web:1.2", wanted), "{wanted}");
+        }
+        for wanted in ["web", "eb:1.2", "library/web:1.2", "1", "2", ""] {
+            assert!(!answers_to("docker.io/library/web:1.2", wanted), "{wanted}");
+        }
+        assert!(answers_to("registry:5000/team/web:1", "1"));
+        assert!(!answers_to("registry:5000/team/web:1", "team/web:1"));
     }
 }

@@ -1,41 +1,27 @@
-//! Finds one image in an image layout directory and checks what it reads.
-
-use std::{
-    fs::File,
-    io::{self, Read},
-    path::{Path, PathBuf},
-};
+//! Finds one image in an image layout and checks what it reads.
 
 use serde::de::DeserializeOwned;
 
-use super::document::{BlobKind, Config, Descriptor, Index, LayoutMarker, Manifest};
-use crate::{
-    Digest,
-    archive::Expected,
-    error::OciError,
-    limits::{MAX_INDEX_DEPTH, MAX_JSON_BYTES, MAX_LAYERS},
+use super::{
+    document::{BlobKind, Config, Descriptor, Index, LayoutMarker, Manifest},
+    files::{Files, parse, read_bounded},
+    image::{Image, StoredLayer, check_layers, open_sized},
 };
+use crate::{Digest, archive::Expected, error::OciError, limits::MAX_INDEX_DEPTH};
 
-/// An image layout directory.
+/// The document that makes a layout of a directory or archive.
+pub(crate) const MARKER: &str = "oci-layout";
+
+/// An image layout.
 #[derive(Debug)]
-pub(crate) struct Layout {
-    root: PathBuf,
+pub(crate) struct Layout<'f> {
+    files: &'f Files,
 }
 
-/// An image in a layout.
-#[derive(Debug)]
-pub(crate) struct Image {
-    /// Of the image manifest, which names everything else.
-    pub(crate) manifest: Digest,
-    pub(crate) config: Config,
-    /// The lowest first.
-    pub(crate) layers: Vec<(Descriptor, Expected)>,
-}
-
-impl Layout {
-    pub(crate) fn open(root: &Path) -> Result<Self, OciError> {
-        let layout = Self { root: root.to_owned() };
-        let marker: LayoutMarker = parse("oci-layout", &layout.read_json("oci-layout")?)?;
+impl<'f> Layout<'f> {
+    pub(crate) fn open(files: &'f Files) -> Result<Self, OciError> {
+        let layout = Self { files };
+        let marker: LayoutMarker = parse(MARKER, &files.read_json(MARKER)?)?;
         if !marker.image_layout_version.starts_with("1.") {
             return Err(OciError::LayoutVersion { found: marker.image_layout_version });
         }
@@ -44,31 +30,15 @@ impl Layout {
 
     /// The image for linux/amd64 with this tag, or the only one.
     pub(crate) fn image(&self, tag: Option<&str>) -> Result<Image, OciError> {
-        let index: Index = parse("index.json", &self.read_json("index.json")?)?;
+        let index: Index = parse("index.json", &self.files.read_json("index.json")?)?;
         check_schema("index.json", index.schema_version)?;
         let descriptor = self.select(&index.manifests, tag)?;
         self.read_image(&self.resolve(descriptor)?)
     }
 
-    /// Opens a blob after checking its length. Its digest is for the reader to check.
-    pub(crate) fn open_blob(&self, blob: &Descriptor) -> Result<File, OciError> {
-        let file = blob_path(&blob.digest);
-        let read = |source| OciError::Read { file: file.clone(), source };
-        let handle = File::open(self.root.join(&file)).map_err(read)?;
-        let metadata = handle.metadata().map_err(read)?;
-        if !metadata.is_file() {
-            return Err(read(io::Error::other("not a regular file")));
-        }
-        if metadata.len() != blob.size {
-            let (expected, found) = (blob.size, metadata.len());
-            return Err(OciError::BlobSize { digest: blob.digest, expected, found });
-        }
-        Ok(handle)
-    }
-
     fn select<'d>(&self, all: &'d [Descriptor], tag: Option<&str>) -> Result<&'d Descriptor, OciError> {
         let tagged: Vec<&Descriptor> = match tag {
-            Some(tag) => all.iter().filter(|d| d.tag() == Some(tag)).collect(),
+            Some(tag) => all.iter().filter(|d| d.has_tag(tag)).collect(),
             None => all.iter().collect(),
         };
         let tags = || all.iter().filter_map(|d| d.tag().map(str::to_owned)).collect();
@@ -101,42 +71,29 @@ impl Layout {
     fn read_image(&self, descriptor: &Descriptor) -> Result<Image, OciError> {
         let manifest: Manifest = self.read_document(descriptor)?;
         check_schema(&blob_path(&descriptor.digest), manifest.schema_version)?;
-        if manifest.layers.len() > MAX_LAYERS {
-            return Err(OciError::TooManyLayers { found: manifest.layers.len() });
-        }
         if let Some(other) = manifest.layers.iter().find(|l| l.kind() != Some(BlobKind::Layer)) {
             return Err(wrong_media_type(other));
         }
         let config: Config = self.read_document(&manifest.config)?;
-        if !config.platform.is_enclave() {
-            return Err(OciError::NoPlatform { found: vec![config.platform.to_string()] });
-        }
-        let (layers, diff_ids) = (manifest.layers.len(), config.rootfs.diff_ids.len());
-        if layers != diff_ids {
-            return Err(OciError::LayerCount { layers, diff_ids });
-        }
-        let expect = |(layer, diff_id): (Descriptor, &Digest)| {
-            let expected = Expected { blob: layer.digest, diff_id: *diff_id };
-            (layer, expected)
+        check_layers(manifest.layers.len(), &config)?;
+        let expect = |(layer, diff_id): (&Descriptor, &Digest)| StoredLayer {
+            file: blob_path(&layer.digest),
+            bytes: layer.size,
+            expected: Expected { blob: Some(layer.digest), diff_id: *diff_id },
         };
-        let layers = manifest.layers.into_iter().zip(&config.rootfs.diff_ids).map(expect).collect();
-        Ok(Image { manifest: descriptor.digest, layers, config })
+        let layers = manifest.layers.iter().zip(&config.rootfs.diff_ids).map(expect).collect();
+        Ok(Image { manifest: Some(descriptor.digest), layers, config })
     }
 
     /// Reads a JSON blob and checks its digest.
     fn read_document<T: DeserializeOwned>(&self, blob: &Descriptor) -> Result<T, OciError> {
         let file = blob_path(&blob.digest);
-        let bytes = read_bounded(self.open_blob(blob)?, &file)?;
+        let bytes = read_bounded(&open_sized(self.files, &file, blob.digest, blob.size)?, &file)?;
         let found = Digest::of(&bytes);
         if found != blob.digest {
             return Err(OciError::BlobDigest { expected: blob.digest, found });
         }
         parse(&file, &bytes)
-    }
-
-    fn read_json(&self, file: &str) -> Result<Vec<u8>, OciError> {
-        let open = File::open(self.root.join(file));
-        read_bounded(open.map_err(|source| OciError::Read { file: file.to_owned(), source })?, file)
     }
 }
 
@@ -161,19 +118,4 @@ fn wrong_media_type(blob: &Descriptor) -> OciError {
 
 fn check_schema(file: &str, found: u32) -> Result<(), OciError> {
     if found == 2 { Ok(()) } else { Err(OciError::SchemaVersion { file: file.to_owned(), found }) }
-}
-
-fn parse<T: DeserializeOwned>(file: &str, bytes: &[u8]) -> Result<T, OciError> {
-    serde_json::from_slice(bytes).map_err(|source| OciError::Json { file: file.to_owned(), source })
-}
-
-fn read_bounded(handle: File, file: &str) -> Result<Vec<u8>, OciError> {
-    let read = |source| OciError::Read { file: file.to_owned(), source };
-    let mut bytes = Vec::new();
-    handle.take(MAX_JSON_BYTES + 1).read_to_end(&mut bytes).map_err(read)?;
-    let found = bytes.len() as u64;
-    if found > MAX_JSON_BYTES {
-        return Err(OciError::JsonTooLong { file: file.to_owned(), found });
-    }
-    Ok(bytes)
 }

@@ -1,9 +1,32 @@
-//! Container images as they lie in an OCI image layout directory.
+//! Container images as they lie in an OCI image layout or in what `docker save` writes, in a directory or an archive.
 //!
-//! Finds an image, checks every blob it reads against its descriptor, and hands the layers to the archive reader.
+//! Finds an image, checks every document it reads against its digest, and hands the layers to the archive reader.
 //! It does not talk to registries.
 
+mod docker_archive;
 mod document;
+mod files;
+mod image;
 mod layout;
 
-pub(crate) use layout::Layout;
+pub(crate) use files::Files;
+pub(crate) use image::Image;
+
+use crate::error::OciError;
+
+/// The image for linux/amd64 with this tag, or the only one, in an image layout.
+pub(crate) fn image_in_layout(files: &Files, tag: Option<&str>) -> Result<Image, OciError> {
+    layout::Layout::open(files)?.image(tag)
+}
+
+/// The same in an archive, whose contents show what it is. `docker save` of today writes an image layout with a
+/// `manifest.json` for older readers; the layout counts then, since digests bind all of it.
+pub(crate) fn image_in_archive(files: &Files, tag: Option<&str>) -> Result<Image, OciError> {
+    if files.has(layout::MARKER) {
+        image_in_layout(files, tag)
+    } else if files.has(docker_archive::MANIFEST) {
+        docker_archive::image(files, tag)
+    } else {
+        Err(OciError::NotAnImage)
+    }
+}
