@@ -34,6 +34,8 @@ pub struct Reader<R> {
     /// The size of the current entry's content and how much of it is unread, in bytes.
     content: u64,
     unread: u64,
+    /// The current entry's time.
+    modified: u32,
     /// How many archives have ended.
     archives: u32,
     is_within_archive: bool,
@@ -47,6 +49,7 @@ impl<R: Read> Reader<R> {
             length,
             content: 0,
             unread: 0,
+            modified: 0,
             archives: 0,
             is_within_archive: true,
         }
@@ -71,8 +74,14 @@ impl<R: Read> Reader<R> {
         Ok(None)
     }
 
-    /// How far reading has come, in bytes.
-    fn position(&self) -> u64 {
+    /// When the current entry says it was modified, in seconds since 1970. Entries that [`Writer`](super::Writer) wrote
+    /// say 0.
+    pub fn modified(&self) -> u32 {
+        self.modified
+    }
+
+    /// How far reading has come, in bytes: with an entry just begun, where its content starts.
+    pub fn position(&self) -> u64 {
         self.length.saturating_sub(self.input.limit())
     }
 
@@ -121,6 +130,7 @@ impl<R: Read> Reader<R> {
             return Err(ReadError::Truncated { at, needed: padded, available: self.input.limit() });
         }
         let kind = self.kind(at, header)?;
+        self.modified = header.modified;
         Ok(Entry { name, permissions: header.mode & PERMISSION_BITS, uid: header.uid, gid: header.gid, kind })
     }
 

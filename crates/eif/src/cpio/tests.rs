@@ -54,6 +54,17 @@ fn an_archive_is_byte_for_byte_what_the_format_says() {
 }
 
 #[test]
+fn an_entry_tells_its_time_and_where_its_content_starts() {
+    let mut bytes = archive(&[(file("a/b", 5, None), b"hello".to_vec()), (directory("c"), vec![])]);
+    bytes[6 + 5 * 8..][..8].copy_from_slice(b"0000002a");
+    let mut reader = Reader::new(bytes.as_slice(), bytes.len() as u64);
+    reader.next_entry().unwrap();
+    assert_eq!((reader.modified(), reader.position()), (42, 116));
+    reader.next_entry().unwrap();
+    assert_eq!(reader.modified(), 0);
+}
+
+#[test]
 fn names_of_one_file_share_an_inode_and_the_last_has_the_content() {
     let link = Some(HardLink { group: 77, names: 2 });
     let bytes = archive(&[
