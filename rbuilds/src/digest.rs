@@ -33,7 +33,7 @@ impl Digest {
         hex::encode(self.0)
     }
 
-    fn from_output(output: &digest::Digest) -> Self {
+    pub(crate) fn from_output(output: &digest::Digest) -> Self {
         Self(output.as_ref().try_into().expect("a SHA-256 digest has 32 bytes"))
     }
 }

@@ -4,19 +4,27 @@
 //! [`build`] takes a [`manifest::Manifest`], the application's files, the guest binary and a kernel, and writes one
 //! image file. The same inputs give the same bytes: no clock, user, umask, locale, path or directory order shows in
 //! them. Layers are put on each other in memory, names and modes only, while the files' bytes stay on disk; nothing is
-//! ever extracted. [`measured_manifest`] and [`unpack_ramdisks`] read an image again.
+//! ever extracted. [`measured_manifest`] and [`unpack_ramdisks`] read an image again; [`inspect`] shows what one holds, and
+//! [`diff`] why two do not measure the same.
 //!
-//! It runs no program, needs no privilege and no network, and prints nothing: the `glasshouse` command calls it.
+//! It runs no program, needs no privilege and no network, and prints nothing: the `glasshouse` command and the thin
+//! program `rbuilds` call it.
 
 #![forbid(unsafe_code)]
 
 mod archive;
 mod build;
+mod compare;
 mod content;
+mod diff;
 mod digest;
 mod error;
+mod image;
+mod inspect;
 mod intake;
+mod json_changes;
 mod limits;
+mod listing;
 mod notes;
 mod oci;
 mod output;
@@ -33,9 +41,17 @@ mod unpack;
 mod zstd;
 
 pub use build::{BuildInput, DEFAULT_CMDLINE, DEFAULT_CMDLINE_WITH_MODULE, Kernel, Progress, Step, build};
+pub use compare::{ByteRange, LineChange};
+pub use diff::{Change, Diff, Difference, PcrPair, Side, diff};
 pub use digest::{Digest, DigestError};
 pub use error::{EntryError, Error, LayerError, OciError, UnpackError, WriteError};
+pub use image::Part;
+pub use inspect::{
+    FileInfo, HeaderInfo, InspectOptions, Inspection, RamdiskInfo, SectionInfo, SignerInfo, Space, inspect,
+};
+pub use json_changes::JsonChange;
 pub use limits::Limits;
+pub use listing::{Compression, NoArchive};
 pub use notes::{Note, NoteKind};
 pub use report::{BuildReport, PcrValue, PcrValueError, REPORT_VERSION, reference_values_path, registers};
 pub use unpack::{MANIFEST_PATH, Ownership, measured_manifest, unpack_ramdisks};

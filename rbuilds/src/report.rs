@@ -18,7 +18,7 @@ use crate::{Digest, Error, Note, error::WriteError, output::Output};
 pub const REPORT_VERSION: u32 = 1;
 
 /// The register that init extends with the measured manifest.
-const MANIFEST_PCR: u8 = 16;
+pub(crate) const MANIFEST_PCR: u8 = 16;
 
 /// The reference values of an image and what it was made of. As JSON, this is the file beside an image
 /// (`docs/spec/reference-values.md`). It holds no time, no host's path and no name of a user.
@@ -97,12 +97,16 @@ pub fn reference_values_path(image: &Path) -> PathBuf {
 
 /// The registers of an image with these measurements and this measured manifest.
 pub fn registers(measured: &Measurements, manifest: &[u8]) -> BTreeMap<u8, PcrValue> {
-    let image =
-        [(0, Some(measured.pcr0)), (1, Some(measured.pcr1)), (2, Some(measured.pcr2)), (8, measured.pcr8)];
-    let mut pcrs: BTreeMap<u8, PcrValue> =
-        image.into_iter().filter_map(|(index, value)| Some((index, PcrValue(value?)))).collect();
+    let mut pcrs = boot_registers(measured);
     pcrs.insert(MANIFEST_PCR, manifest_register(manifest));
     pcrs
+}
+
+/// The registers that booting fills before anything of the image runs: those of [`registers`] but the manifest's.
+pub(crate) fn boot_registers(measured: &Measurements) -> BTreeMap<u8, PcrValue> {
+    let image =
+        [(0, Some(measured.pcr0)), (1, Some(measured.pcr1)), (2, Some(measured.pcr2)), (8, measured.pcr8)];
+    image.into_iter().filter_map(|(index, value)| Some((index, PcrValue(value?)))).collect()
 }
 
 /// What init's one extension makes of a register of zeros: SHA-384(48 zero bytes || SHA-384(manifest)).

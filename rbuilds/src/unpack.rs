@@ -26,8 +26,11 @@ use crate::{
 /// Where the measured manifest stands in ramdisk 1, and so in the enclave.
 pub const MANIFEST_PATH: &str = "/glasshouse/manifest.json";
 
+/// The same path as the name of an entry.
+pub(crate) const MANIFEST_ENTRY: &[u8] = b"glasshouse/manifest.json";
+
 /// Longest manifest read, in bytes.
-const MAX_MANIFEST_BYTES: u64 = 1 << 20;
+pub(crate) const MAX_MANIFEST_BYTES: u64 = 1 << 20;
 
 const BUFFER_BYTES: usize = 128 << 10;
 
@@ -53,7 +56,7 @@ pub fn measured_manifest(image: &Path) -> Result<Vec<u8>, Error> {
     let data = eif.read(&ramdisk).map_err(|source| image_error(image, source))?;
     let mut archive = Reader::new(data, ramdisk.size);
     while let Some(entry) = archive.next_entry().map_err(damaged)? {
-        if Some(entry.name.as_slice()) != MANIFEST_PATH.as_bytes().strip_prefix(b"/") {
+        if entry.name != MANIFEST_ENTRY {
             continue;
         }
         return match entry.kind {
@@ -95,13 +98,13 @@ pub fn unpack_ramdisks(image: &Path, directory: &Path, ownership: Ownership) -> 
     target.finish()
 }
 
-fn open(image: &Path) -> Result<Eif<BufReader<File>>, Error> {
+pub(crate) fn open(image: &Path) -> Result<Eif<BufReader<File>>, Error> {
     let file =
         File::open(image).map_err(|source| Error::File { doing: "open", path: image.to_owned(), source })?;
     Eif::open(BufReader::with_capacity(BUFFER_BYTES, file)).map_err(|source| image_error(image, source))
 }
 
-fn image_error(image: &Path, source: eif::ReadError) -> Error {
+pub(crate) fn image_error(image: &Path, source: eif::ReadError) -> Error {
     Error::Image { path: image.to_owned(), source }
 }
 
