@@ -39,6 +39,8 @@ use crate::{
 /// The CID of an enclave under QEMU unless one is asked for. Each has a bridge of its own, so they cannot collide.
 const QEMU_CID: u32 = 4;
 
+/// Bytes kept of what a backend's process writes to its standard error.
+const MAX_ERRORS_BYTES: usize = 64 << 10;
 /// How long a killed process may take to end.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -275,13 +277,7 @@ async fn watch_process(
 ) -> Result<Ending> {
     let mut stdout = child.stdout.take().expect("the child's output is a pipe");
     let mut stderr = child.stderr.take().expect("the child's errors are a pipe");
-    let errors = std::thread::spawn(move || {
-        let mut text = Vec::new();
-        // What was read before a failure is all there is to tell.
-        let _ = stderr.by_ref().take(64 << 10).read_to_end(&mut text);
-        let _ = std::io::copy(&mut stderr, &mut std::io::sink());
-        String::from_utf8_lossy(&text).trim().to_owned()
-    });
+    let errors = std::thread::spawn(move || collect_errors(&mut stderr, what));
     let output = std::thread::spawn(move || {
         let mut buffer = vec![0; 16 << 10];
         loop {
@@ -315,6 +311,28 @@ async fn watch_process(
         what = format!("{what}: {errors}");
     }
     Ok(Ending { status: backend::exit_status(status), what })
+}
+
+/// What the process wrote to its standard error, which is also said as it comes: a process that complains and goes on
+/// would otherwise be heard only at its end. Bounded; the rest is read and forgotten.
+fn collect_errors(stderr: &mut impl Read, what: &str) -> String {
+    let mut text = String::new();
+    let mut buffer = vec![0; 4 << 10];
+    while text.len() < MAX_ERRORS_BYTES {
+        match stderr.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => {
+                let piece = String::from_utf8_lossy(buffer.get(..count).unwrap_or_default());
+                tracing::warn!("{what}: {}", piece.trim_end());
+                text.push_str(&piece);
+            }
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            // What was read before a failure is all there is to tell.
+            Err(_) => break,
+        }
+    }
+    let _ = std::io::copy(stderr, &mut std::io::sink());
+    text.trim().to_owned()
 }
 
 async fn watch_nitro(enclave: &nitro::Enclave, killed: oneshot::Receiver<()>) -> Result<Ending> {

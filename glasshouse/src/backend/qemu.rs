@@ -53,6 +53,10 @@ pub(crate) fn launch(machine: &Machine<'_>) -> Result<std::process::Child> {
         .arg(firmware)
         .args(["-no-user-config", "-nodefaults", "-display", "none", "-monitor", "none", "-no-reboot"])
         .args(["-accel", "tcg", "-cpu", "max"])
+        // With event descriptors a starting device is notified once out of turn. The security module then finds a request
+        // whose answer's buffer is not queued yet, takes the driver for broken and answers no more, and the driver waits
+        // for two minutes. Without them it is notified by the driver alone.
+        .args(["-global", "virtio-mmio.ioeventfd=off"])
         .args(["-m", &format!("{}M", machine.memory_mib), "-smp", &machine.cpus.to_string()])
         .args(["-chardev", &format!("socket,id=vsock,path={}", comma(machine.vhost))])
         .args(["-M", &format!("nitro-enclave,vsock=vsock,id={}", machine.module_id)])
