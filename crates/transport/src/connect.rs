@@ -1,9 +1,11 @@
 //! Opening a stream: one deadline over all of it, and the reasons for failing kept apart.
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::fs::{FileType, Mode, OFlags};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_vsock::{VsockAddr, VsockStream};
 
@@ -23,6 +25,15 @@ impl Stream {
     pub async fn connect(addr: &Addr, timeout: Duration) -> Result<Self, ConnectError> {
         let outcome = tokio::time::timeout(timeout, open(addr)).await;
         outcome.unwrap_or_else(|_| Err(ConnectError::TimedOut { addr: addr.clone() }))
+    }
+}
+
+/// Connects within `timeout` to the socket file `path` itself: not to where a link of that name leads.
+pub(crate) async fn connect_in_place(path: &Path, timeout: Duration) -> Result<Stream, ConnectError> {
+    let addr = Addr::Unix(path.to_owned());
+    match tokio::time::timeout(timeout, open_in_place(path)).await {
+        Ok(outcome) => outcome.map(Stream::from).map_err(|e| ConnectError::from_io(&addr, e)),
+        Err(_) => Err(ConnectError::TimedOut { addr }),
     }
 }
 
@@ -108,7 +119,7 @@ async fn open(addr: &Addr) -> Result<Stream, ConnectError> {
             open_unix(path).await.map(Stream::from).map_err(|e| ConnectError::from_io(addr, e))
         }
         Addr::Hybrid { path, port } => {
-            let mut stream = open_unix(path).await.map_err(|e| ConnectError::from_io(addr, e))?;
+            let mut stream = open_in_place(path).await.map_err(|e| ConnectError::from_io(addr, e))?;
             match hybrid::request(&mut stream, *port).await {
                 Ok(()) => Ok(stream.into()),
                 Err(HandshakeError::Closed) => Err(ConnectError::Refused { addr: addr.clone() }),
@@ -121,6 +132,16 @@ async fn open(addr: &Addr) -> Result<Stream, ConnectError> {
             stream.map(Stream::from_memory).ok_or_else(|| ConnectError::Refused { addr: addr.clone() })
         }
     }
+}
+
+/// The folder of hybrid sockets may be one that a guest can write to, and a link there could have us speak to any socket
+/// of this machine in the guest's stead. So the file is held first, then looked at, then connected to.
+async fn open_in_place(path: &Path) -> io::Result<UnixStream> {
+    let file = rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    if FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) != FileType::Socket {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a socket"));
+    }
+    open_unix(Path::new(&format!("/proc/self/fd/{}", file.as_raw_fd()))).await
 }
 
 /// A full queue is an error at once on a non-blocking Unix socket; waiting is what every other kind does.

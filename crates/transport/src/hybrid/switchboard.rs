@@ -13,6 +13,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
 
 use super::{HandshakeError, line, read_line};
+use crate::connect::connect_in_place;
 use crate::{Addr, BindError, ConnectError, Listener, Port, RelayError, RelayOptions, Stream, relay};
 
 /// How long a client may take to say `CONNECT`, and the guest to take the connection.
@@ -84,8 +85,7 @@ enum ServeError {
 async fn serve(mut client: Stream, folder: &Path) -> Result<(), ServeError> {
     let asked = tokio::time::timeout(HANDSHAKE_TIMEOUT, read_line(&mut client)).await;
     let port = line::parse_connect(&asked.map_err(|_| ServeError::Silent)??).map_err(HandshakeError::from)?;
-    let guest = Addr::Unix(Switchboard::guest_path(folder, port));
-    let guest = Stream::connect(&guest, HANDSHAKE_TIMEOUT).await?;
+    let guest = connect_in_place(&Switchboard::guest_path(folder, port), HANDSHAKE_TIMEOUT).await?;
     client.write_all(&line::ok(port)).await.map_err(HandshakeError::from)?;
     relay(client, guest, RelayOptions::default()).await?;
     Ok(())

@@ -103,3 +103,21 @@ async fn silent_client_is_dropped() {
     assert_eq!(start.elapsed(), HANDSHAKE_TIMEOUT);
     assert_eq!(far.read(&mut [0]).await.unwrap(), 0);
 }
+
+/// On the local backend the guest's root user can write to this folder. A link there that leads to a socket of the host,
+/// the container engine's say, would have opened that socket to whoever reaches a published port.
+#[tokio::test]
+async fn link_in_the_place_of_a_socket_is_not_followed() {
+    let board = Board::start().await;
+    let elsewhere = tempfile::tempdir().unwrap();
+    let secret = Listener::bind(&Addr::Unix(elsewhere.path().join("engine"))).await.unwrap();
+    std::os::unix::fs::symlink(elsewhere.path().join("engine"), board.dir.path().join("guest_80")).unwrap();
+    assert!(matches!(board.connect(Port(80)).await, Err(ConnectError::Refused { .. })));
+    // Nor is the guest's own switch in the place of the board's.
+    let linked = elsewhere.path().join("vsock");
+    std::os::unix::fs::symlink(board.dir.path().join("vsock"), &linked).unwrap();
+    let outcome = Stream::connect(&Addr::Hybrid { path: linked, port: Port(80) }, HANDSHAKE_TIMEOUT).await;
+    assert!(matches!(outcome, Err(ConnectError::Io { .. })), "{outcome:?}");
+    let nobody = tokio::time::timeout(Duration::from_millis(50), secret.accept()).await;
+    assert!(nobody.is_err(), "the host's socket was spoken to");
+}
