@@ -53,7 +53,8 @@ impl Journal {
         self.started.elapsed()
     }
 
-    pub(crate) fn record(&self, event: Event) {
+    pub(crate) fn record(&self, mut event: Event) {
+        shorten(&mut event);
         self.print(&event);
         let at_ms = u64::try_from(self.now().as_millis()).unwrap_or(u64::MAX);
         self.outbox.borrow_mut().push(at_ms, event);
@@ -111,6 +112,22 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// Longest text of init's own in one event, in bytes: with every character escaped it still fits one event's line.
+const MAX_TEXT_BYTES: usize = 8 * 1024;
+
+/// Cuts texts that quote the manifest, which may be long.
+fn shorten(event: &mut Event) {
+    let (Event::Message { text, .. } | Event::Service { state: ServiceState::Failed { reason: text }, .. }) =
+        event
+    else {
+        return;
+    };
+    if text.len() > MAX_TEXT_BYTES {
+        text.truncate(text.floor_char_boundary(MAX_TEXT_BYTES));
+        text.push('\u{2026}');
+    }
+}
+
 /// Who says what, for people at the console.
 fn readable(event: &Event) -> Option<(&str, String)> {
     let init = |text: String| Some(("init", text));
@@ -153,5 +170,22 @@ mod tests {
     #[test]
     fn the_console_gets_no_escape_sequences() {
         assert_eq!(printable("a\x1b[2J\tb\u{9b}c"), "a\u{fffd}[2J\tb\u{fffd}c");
+    }
+
+    /// A service whose program had a name of 100 kB once made an event that no host accepts: the host hung up, init sent
+    /// it again, and nothing after it ever arrived, the enclave's end included.
+    #[test]
+    fn no_event_is_longer_than_a_host_accepts() {
+        let long = "\u{1}\u{20ac}".repeat(100_000);
+        let journal = Journal::new();
+        journal.warn(long.clone());
+        let state = ServiceState::Failed { reason: long };
+        journal.record(Event::Service { service: "a".repeat(63), run: u32::MAX, state });
+        let batch = journal.take(usize::MAX);
+        let lines: Vec<_> = batch.pending().split_inclusive(|b| *b == b'\n').collect();
+        assert_eq!(lines.len(), 2);
+        for line in lines {
+            crate::event::Record::from_line(line).unwrap();
+        }
     }
 }
