@@ -229,12 +229,10 @@ fn inner(setup: &Setup) -> Result<io::Error> {
     })?;
     mount_devices(root).context("laying out /dev")?;
     bind_file(&setup.nsm, &root.join("dev/nsm")).context("placing the security module")?;
-    let vsock = root.join(VSOCK_DIR.trim_start_matches('/'));
-    fs::create_dir_all(&vsock)?;
+    let vsock = own_directory(root, VSOCK_DIR.trim_start_matches('/'))?;
     mount_bind(&setup.vsock, &vsock).context("placing the vsock's sockets")?;
     for (kind, dir) in [("proc", "proc"), ("sysfs", "sys"), ("tmpfs", "run"), ("tmpfs", "tmp")] {
-        let target = root.join(dir);
-        fs::create_dir_all(&target)?;
+        let target = own_directory(root, dir)?;
         mount(kind, &target, kind, MountFlags::NOSUID | MountFlags::NODEV, None)
             .with_context(|| format!("mounting /{dir}"))?;
     }
@@ -248,7 +246,7 @@ fn inner(setup: &Setup) -> Result<io::Error> {
 
 /// Devices of the machine that any process may use; a user namespace cannot make nodes of its own.
 fn mount_devices(root: &Path) -> Result<()> {
-    let dev = root.join("dev");
+    let dev = own_directory(root, "dev")?;
     mount("tmpfs", &dev, "tmpfs", MountFlags::NOSUID, Some(c"mode=755"))?;
     for name in ["null", "zero", "full", "random", "urandom", "tty"] {
         bind_file(&Path::new("/dev").join(name), &dev.join(name))?;
@@ -271,6 +269,21 @@ fn mount_devices(root: &Path) -> Result<()> {
     Ok(())
 }
 
+/// A directory of the image to mount on, made if it is missing. Until the enclave's root is entered, a link of the image
+/// in its place would lead into the machine's own file system.
+fn own_directory(root: &Path, name: &str) -> Result<PathBuf> {
+    let path = root.join(name);
+    match fs::symlink_metadata(&path) {
+        Ok(found) if found.is_dir() => Ok(path),
+        Ok(_) => bail!("/{name} has to be a folder in the image's ramdisks, and is something else"),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            fs::create_dir(&path).with_context(|| format!("making /{name}"))?;
+            Ok(path)
+        }
+        Err(error) => Err(error).with_context(|| format!("looking at /{name}")),
+    }
+}
+
 fn bind_file(source: &Path, target: &Path) -> Result<()> {
     File::create(target)?;
     mount_bind_recursive(source, target).with_context(|| format!("binding {}", source.display()))
@@ -284,4 +297,26 @@ fn has_many_users() -> Result<bool> {
 
 fn cstring(text: &str) -> Result<std::ffi::CString> {
     Ok(std::ffi::CString::new(text)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An image whose `/.vsock` was a link had folders made wherever on the machine it pointed, as root if root ran it.
+    #[test]
+    fn a_link_in_the_place_of_a_mount_point_is_refused() {
+        let (root, machine) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        symlink(machine.path().join("made"), root.path().join("run")).unwrap();
+        symlink(machine.path(), root.path().join("dev")).unwrap();
+        for name in ["run", "dev"] {
+            assert!(
+                own_directory(root.path(), name).unwrap_err().to_string().contains("something else"),
+                "{name}"
+            );
+        }
+        assert!(!machine.path().join("made").exists());
+        assert!(own_directory(root.path(), "tmp").unwrap().is_dir());
+        assert!(own_directory(root.path(), "tmp").is_ok());
+    }
 }
