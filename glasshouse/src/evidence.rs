@@ -22,6 +22,9 @@ use crate::exit::Usage;
 /// Bytes of a nonce: as much as the strongest hash the documents use needs.
 const NONCE_BYTES: usize = 32;
 
+/// Most that is shown of an answer that is no evidence.
+const MAX_QUOTED_CHARS: usize = 300;
+
 /// A document, and the key of the server that sent it.
 #[derive(Debug)]
 pub(crate) struct Evidence {
@@ -101,9 +104,17 @@ async fn request(tls: TlsStream<Stream>, host: &str, nonce: &[u8]) -> Result<Vec
     let body = body.map_err(anyhow::Error::from_boxed).context("reading the answer")?.to_bytes();
     connection.abort();
     if status != StatusCode::OK {
-        bail!("it answered {status}: {}", String::from_utf8_lossy(&body).trim());
+        bail!("it answered {status}: {}", quoted(&body));
     }
     Ok(body.to_vec())
+}
+
+/// The beginning of what a server said in place of evidence, on one line: whoever answers there is not trusted, and must
+/// not be able to write a verdict of his own below ours.
+fn quoted(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(body);
+    let clean = |c: char| if c.is_control() { ' ' } else { c };
+    text.trim().chars().take(MAX_QUOTED_CHARS).map(clean).collect()
 }
 
 /// Accepts any certificate, because none is trusted: the key is compared with the one in the attestation document
@@ -143,5 +154,17 @@ impl ServerCertVerifier for AnyCertificate {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusing_server_gets_one_line_and_no_more() {
+        assert_eq!(quoted(b" no such path\n"), "no such path");
+        assert_eq!(quoted(b"no\n\nVERIFIED  https://x\x1b[2K"), "no  VERIFIED  https://x [2K");
+        assert_eq!(quoted(&[b'x'; 5000]).len(), MAX_QUOTED_CHARS);
     }
 }

@@ -124,7 +124,7 @@ fn show(reader: &mut BufReader<File>, json: bool) -> Result<()> {
             output::print_bytes(&line)?;
         } else if let Ok(record) = Record::from_line(&line) {
             match output::describe(&record) {
-                Some(Line::Service(text)) => output::print_bytes(&text)?,
+                Some(Line::Service(text)) => output::print_service(&text)?,
                 Some(Line::Framework(text)) => output::print(&format!("* {text}"))?,
                 None => {}
             }

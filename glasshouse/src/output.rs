@@ -1,8 +1,9 @@
 //! What people see: results on stdout, everything else on stderr.
 
 use std::{
+    borrow::Cow,
     fs::File,
-    io::{self, BufWriter, ErrorKind, Write},
+    io::{self, BufWriter, ErrorKind, IsTerminal, Write},
     path::Path,
     time::Duration,
 };
@@ -32,7 +33,25 @@ pub(crate) fn print_bytes(line: &[u8]) -> Result<()> {
 /// Says something to the person at the terminal.
 pub(crate) fn say(line: &str) {
     // A closed stderr leaves nobody to tell.
-    let _ = writeln!(io::stderr(), "{line}");
+    let _ = writeln!(io::stderr(), "{}", printable(line));
+}
+
+/// Text without control characters other than tabs and line ends. What an enclave or a server says could otherwise
+/// rewrite what a terminal shows, up to a refusal that reads as its opposite.
+pub(crate) fn printable(text: &str) -> Cow<'_, str> {
+    let is_harmful = |c: char| c.is_control() && !matches!(c, '\t' | '\n');
+    if !text.contains(is_harmful) {
+        return text.into();
+    }
+    text.chars().map(|c| if is_harmful(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+/// Prints a line of a service: as it is for a program that reads it, as [`printable`] text for a terminal.
+pub(crate) fn print_service(line: &[u8]) -> Result<()> {
+    if io::stdout().is_terminal() {
+        return print(&printable(&String::from_utf8_lossy(line)));
+    }
+    print_bytes(line)
 }
 
 /// How a running enclave is shown.
@@ -56,7 +75,7 @@ impl Output {
     /// Shows an event.
     pub(crate) fn record(&mut self, record: &Record) -> Result<()> {
         match describe(record) {
-            Some(Line::Service(line)) if !self.background => print_bytes(&line)?,
+            Some(Line::Service(line)) if !self.background => print_service(&line)?,
             Some(Line::Service(line)) if !self.is_ready => say(&String::from_utf8_lossy(&line)),
             Some(Line::Framework(line)) if !self.background || !self.is_ready => say(&line),
             _ => {}
@@ -121,5 +140,32 @@ pub(crate) fn describe(record: &Record) -> Option<Line> {
         Event::Dropped { count } => format!("{count} log lines were dropped: the host read too slowly"),
         _ => return None,
     };
-    Some(Line::Framework(text))
+    Some(Line::Framework(printable(&text).into_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use enclave_init::event::Line as Written;
+
+    #[test]
+    fn text_for_a_terminal_has_no_escape_sequences() {
+        assert_eq!(printable("one\n\ttwo \u{e9}"), "one\n\ttwo \u{e9}");
+        assert_eq!(printable("a\x1b[2Jb\rc\u{9b}d"), "a\u{fffd}[2Jb\u{fffd}c\u{fffd}d");
+    }
+
+    /// Messages of init are shown without a service's name before them. An enclave hostile to its host could have moved
+    /// the cursor with one and written over what stood above it.
+    #[test]
+    fn messages_of_an_enclave_are_printable_and_log_lines_are_kept_for_programs() {
+        let record = |event| Record { seq: 1, at_ms: 0, event };
+        let message = Event::Message { level: Level::Warn, text: "\x1b[1Aready".to_owned() };
+        let Some(Line::Framework(text)) = describe(&record(message)) else { panic!("a line of init") };
+        assert_eq!(text, "\u{fffd}[1Aready");
+        let line = Written { bytes: b"\x1b[31mred".to_vec(), continues: false };
+        let log =
+            Event::Log { service: "web".to_owned(), stream: enclave_init::event::LogStream::Stdout, line };
+        let Some(Line::Service(bytes)) = describe(&record(log)) else { panic!("a line of a service") };
+        assert_eq!(bytes, b"web | \x1b[31mred");
+    }
 }

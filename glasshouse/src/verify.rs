@@ -62,7 +62,7 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<Exit> {
     if args.json {
         output::print(&serde_json::to_string(&verdict)?)?;
     } else {
-        output::print(&verdict.to_string())?;
+        output::print(&output::printable(&verdict.to_string()))?;
     }
     Ok(if verdict.verified { Exit::Done } else { Exit::No })
 }
@@ -78,6 +78,8 @@ struct Verdict {
     simulated: bool,
     /// The caller asked only whether the evidence is genuine, whatever the image.
     any_image: bool,
+    /// The reference values say which image it has to be, or who has to have signed it.
+    image_compared: bool,
     /// The enclave is in debug mode.
     debug: bool,
     /// Why not, empty when verified.
@@ -130,6 +132,7 @@ impl Verdict {
             verified: refusals.is_empty(),
             simulated: verified.root() != TrustedRoot::Aws,
             any_image: policy.reference_values == ReferenceValues::AnyImage,
+            image_compared: says_which_image(&policy.reference_values),
             debug: verified.is_debug(),
             refusals: refusals.iter().map(ToString::to_string).collect(),
             checks: std::iter::once(genuine).chain(checks.into_iter().map(Finding::from)).collect(),
@@ -145,6 +148,7 @@ impl Verdict {
             verified: false,
             simulated: !roots.iter().any(|root| root == TrustedRoot::Aws),
             any_image: policy.reference_values == ReferenceValues::AnyImage,
+            image_compared: says_which_image(&policy.reference_values),
             debug: false,
             refusals: vec![reason.clone()],
             checks: vec![Finding {
@@ -166,6 +170,8 @@ impl Verdict {
         }
         if self.any_image {
             notes.push("any image: only whether the evidence is genuine");
+        } else if !self.image_compared {
+            notes.push("the image is not compared: that takes PCR0, or PCR1 and PCR2, or PCR8");
         }
         if self.debug {
             notes.push("debug mode: its host can look into it");
@@ -219,6 +225,13 @@ impl Claims {
             pcrs: set.map(|(index, value)| (index.to_string(), value.to_string())).collect(),
         }
     }
+}
+
+/// Registers such as PCR4 alone leave open what runs.
+fn says_which_image(values: &ReferenceValues) -> bool {
+    let ReferenceValues::Pcrs(pcrs) = values else { return false };
+    let has = |index| PcrIndex::new(index).is_ok_and(|index| pcrs.contains_key(&index));
+    has(0) || (has(1) && has(2)) || has(8)
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
@@ -315,4 +328,39 @@ fn now() -> Result<UnixTime> {
 
 fn hex_of(option: &str, text: &str) -> Result<Vec<u8>> {
     hex::decode(text).map_err(|e| Usage(format!("{option}: {text:?} is not hex: {e}")).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A document of anybody's image on the right parent instance is no evidence of an image. Whoever gives that
+    /// instance's register alone has to read so in the headline.
+    #[test]
+    fn registers_that_leave_the_image_open_are_named_in_the_headline() {
+        let compared = |indices: &[u8]| {
+            let pcrs = indices.iter().map(|index| (PcrIndex::new(*index).unwrap(), Pcr::ZERO)).collect();
+            says_which_image(&ReferenceValues::Pcrs(pcrs))
+        };
+        for indices in [&[0][..], &[1, 2], &[8], &[0, 4, 16]] {
+            assert!(compared(indices), "{indices:?}");
+        }
+        for indices in [&[][..], &[1], &[2], &[3, 4], &[16]] {
+            assert!(!compared(indices), "{indices:?}");
+        }
+        assert!(!says_which_image(&ReferenceValues::AnyImage));
+        let verdict = |image_compared| Verdict {
+            subject: "x".to_owned(),
+            verified: true,
+            simulated: false,
+            any_image: false,
+            image_compared,
+            debug: false,
+            refusals: Vec::new(),
+            checks: Vec::new(),
+            claims: None,
+        };
+        assert_eq!(verdict(true).headline(), "VERIFIED  x");
+        assert!(verdict(false).headline().contains("the image is not compared"));
+    }
 }
