@@ -338,7 +338,11 @@ fn collect_errors(stderr: &mut impl Read, what: &str) -> String {
 async fn watch_nitro(enclave: &nitro::Enclave, killed: oneshot::Receiver<()>) -> Result<Ending> {
     let nitro = NitroCli::default();
     tokio::select! {
-        ended = nitro.ended(enclave) => ended?,
+        ended = nitro.ended(enclave) => if let Err(error) = ended {
+            // An enclave that cannot be watched is not left running alone.
+            nitro.terminate(enclave).await?;
+            return Err(error);
+        },
         Ok(()) = killed => nitro.terminate(enclave).await?,
     }
     Ok(Ending { status: 0, what: format!("nitro-cli no longer lists {}", enclave.id) })

@@ -28,10 +28,13 @@ const POLL: Duration = Duration::from_millis(100);
 pub(crate) fn ps(args: &PsArgs) -> Result<Exit> {
     let mut shown = Vec::new();
     for folder in Folder::all()? {
-        if let Some(instance) = folder.instance()?
-            && (args.all || matches!(instance.status, Status::Starting | Status::Ready))
-        {
-            shown.push(instance);
+        match folder.instance() {
+            Ok(Some(instance)) if args.all || matches!(instance.status, Status::Starting | Status::Ready) => {
+                shown.push(instance);
+            }
+            Ok(_) => {}
+            // One record that cannot be read does not hide the others.
+            Err(error) => output::say(&format!("{error:#}")),
         }
     }
     if args.json {

@@ -15,6 +15,8 @@ use tokio::{process::Command, time::sleep};
 
 /// The tool's name.
 const PROGRAM: &str = "nitro-cli";
+/// How many times in a row the list may not be had before the enclave is given up.
+const MAX_FAILURES: u32 = 5;
 /// How often the list of running enclaves is asked for.
 const POLL: Duration = Duration::from_secs(2);
 /// The device that an instance with enclaves enabled has.
@@ -81,15 +83,26 @@ impl NitroCli {
 
     /// Returns once the enclave is no longer in the list of those that run.
     pub(crate) async fn ended(&self, enclave: &Enclave) -> Result<()> {
+        let mut failures = 0;
         loop {
-            let output = self.call(&["describe-enclaves".to_owned()]).await?;
-            let running: Vec<Enclave> = serde_json::from_slice(&output)
-                .context("reading what nitro-cli describe-enclaves answered")?;
-            if !running.iter().any(|other| other.id == enclave.id) {
-                return Ok(());
+            match self.is_running(enclave).await {
+                Ok(false) => return Ok(()),
+                Ok(true) => failures = 0,
+                Err(error) if failures == MAX_FAILURES => return Err(error),
+                Err(error) => {
+                    failures += 1;
+                    tracing::warn!("{error:#}");
+                }
             }
             sleep(POLL).await;
         }
+    }
+
+    async fn is_running(&self, enclave: &Enclave) -> Result<bool> {
+        let output = self.call(&["describe-enclaves".to_owned()]).await?;
+        let running: Vec<Enclave> =
+            serde_json::from_slice(&output).context("reading what nitro-cli describe-enclaves answered")?;
+        Ok(running.iter().any(|other| other.id == enclave.id))
     }
 
     /// Ends an enclave by force.
@@ -203,6 +216,15 @@ mod tests {
         cli.ended(&enclave()).await.unwrap();
         let calls = fs::read_to_string(dir.path().join("calls")).unwrap();
         assert_eq!(calls, "describe-enclaves\ndescribe-enclaves\n");
+    }
+
+    /// One failed question ended the supervision of an enclave that went on running.
+    #[tokio::test]
+    async fn a_list_that_fails_once_is_asked_for_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let flag = dir.path().join("seen");
+        let script = format!("if [ -e {0} ]; then echo []; else touch {0}; exit 1; fi", flag.display());
+        stand_in(dir.path(), &script).ended(&enclave()).await.unwrap();
     }
 
     #[tokio::test]
