@@ -107,10 +107,10 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) name: Option<String>,
     /// Memory in MiB. Default: what the image asks for.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) memory: Option<u64>,
     /// Virtual CPUs. Default: what the image asks for. `local` does not limit them.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) cpus: Option<u64>,
     /// The enclave's vsock CID, 4 or above. Default: the hypervisor chooses (nitro), 4 (qemu).
     #[arg(long, value_parser = clap::value_parser!(u32).range(4..))]

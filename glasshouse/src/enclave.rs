@@ -18,7 +18,7 @@ use nsm::{
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
-    time::timeout,
+    time::{sleep, timeout},
 };
 use transport::{Addr, Cid, Listener, Port, hybrid::Switchboard};
 use vsock_bridge::Bridge;
@@ -39,6 +39,8 @@ use crate::{
 /// The CID of an enclave under QEMU unless one is asked for. Each has a bridge of its own, so they cannot collide.
 const QEMU_CID: u32 = 4;
 
+/// How soon an enclave that did not hear a request to shut down is asked again.
+const SHUTDOWN_RETRY: Duration = Duration::from_millis(200);
 /// Bytes kept of what a backend's process writes to its standard error.
 const MAX_ERRORS_BYTES: usize = 64 << 10;
 /// How long a killed process may take to end.
@@ -153,12 +155,13 @@ impl Enclave {
         })
     }
 
-    /// Asks for a clean end; the enclave may not listen.
+    /// Asks for a clean end, again and again until the enclave hears it: one that still boots does not listen yet.
     pub(crate) fn request_shutdown(&self) {
         let fabric = self.fabric.clone();
         tokio::spawn(async move {
-            if let Err(error) = host::request_shutdown(&fabric).await {
-                tracing::warn!(error = format!("{error:#}"), "clean shutdown");
+            while let Err(error) = host::request_shutdown(&fabric).await {
+                tracing::info!(error = format!("{error:#}"), "clean shutdown");
+                sleep(SHUTDOWN_RETRY).await;
             }
         });
     }

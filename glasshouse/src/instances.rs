@@ -10,7 +10,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use enclave_init::event::Record;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, Signal, kill_process},
+};
 
 use crate::{
     Refusal, backend,
@@ -96,7 +99,7 @@ pub(crate) fn logs(args: &LogsArgs) -> Result<Exit> {
         // Asked before reading: what was written before the end is then read after it.
         let running = folder.is_held()?;
         show(&mut reader, args.json)?;
-        if !args.follow || !running {
+        if !args.follow || !running || reader_left() {
             return Ok(Exit::Done);
         }
         sleep(POLL);
@@ -107,6 +110,15 @@ pub(crate) fn logs(args: &LogsArgs) -> Result<Exit> {
             reader = open(&path)?;
         }
     }
+}
+
+/// Whether standard output is a pipe whose reader has gone. An enclave that writes nothing more would otherwise be
+/// followed for nobody until its end.
+fn reader_left() -> bool {
+    let stdout = io::stdout();
+    let mut polled = [PollFd::new(&stdout, PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut polled, Some(&now)).is_ok() && polled.iter().any(|fd| fd.revents().contains(PollFlags::ERR))
 }
 
 fn open(path: &Path) -> Result<BufReader<File>> {

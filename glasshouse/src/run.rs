@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use enclave_init::event::Event;
 use pf_proxy::{Reverse, Route};
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     time::{Instant, sleep_until, timeout},
 };
 use transport::Addr;
@@ -177,9 +177,11 @@ async fn supervise(plan: &Plan, claimed: &Claimed, output: &mut Output) -> Resul
         publish: Vec::new(),
         status: Status::Starting,
     };
+    // Heard from before there is anything to end: a `stop` that comes early must not leave half a start behind.
+    let signals = Signals::listen()?;
     claimed.record(&instance)?;
     let mut enclave = Enclave::launch(plan, claimed).await?;
-    let watched = watch(plan, claimed, &mut instance, &mut enclave, output).await;
+    let watched = watch(plan, claimed, &mut instance, &mut enclave, signals, output).await;
     if watched.is_err() {
         enclave.finish().await;
     }
@@ -190,12 +192,30 @@ async fn supervise(plan: &Plan, claimed: &Claimed, output: &mut Output) -> Resul
     Ok(code)
 }
 
+/// Requests to end: Ctrl-C, and what `glasshouse stop` sends.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    /// Waits for the next request. Cancel safe.
+    async fn recv(&mut self) {
+        tokio::select! { _ = self.interrupt.recv() => (), _ = self.terminate.recv() => () }
+    }
+}
+
 /// Follows the enclave from its start to its end.
 async fn watch(
     plan: &Plan,
     claimed: &Claimed,
     instance: &mut Instance,
     enclave: &mut Enclave,
+    mut signals: Signals,
     output: &mut Output,
 ) -> Result<u8> {
     let started = Instant::now();
@@ -203,7 +223,6 @@ async fn watch(
     let published = publish(&plan.publish, &enclave.fabric).await?;
     instance.publish = bound(&plan.publish, &published);
     let mut published = Some(published);
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let mut deadline = started + plan.ready_timeout;
     let mut stopping = false;
     let mut exit = None;
@@ -225,7 +244,7 @@ async fn watch(
                 }
             }
             ending = enclave.end.wait() => break ending?,
-            _ = async { tokio::select! { _ = interrupt.recv() => (), _ = terminate.recv() => () } } => {
+            () = signals.recv() => {
                 if stopping {
                     enclave.kill();
                 } else {

@@ -23,6 +23,17 @@ use crate::{cli::BackendKind, exit::Usage, paths, publish::Publish};
 /// Longest path of an enclave's folder: sockets below it must fit the 107 bytes of a Unix address.
 const MAX_FOLDER_BYTES: usize = 90;
 
+/// What is kept of an enclave that ended: what `ps --all` and `logs` read, full logs that were set aside included.
+const KEPT: &[&str] = &[
+    "lock",
+    "instance.json",
+    "events.jsonl",
+    "events.jsonl.old",
+    "console.log",
+    "console.log.old",
+    "supervisor.log",
+];
+
 /// What `ps` shows of an enclave.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Instance {
@@ -256,7 +267,7 @@ impl Claimed {
     /// The enclave has ended: keeps what `ps --all` and `logs` read, or nothing.
     pub(crate) fn leave(self, keep_logs: bool) -> Result<()> {
         if keep_logs {
-            return self.clear(&["lock", "instance.json", "events.jsonl", "console.log", "supervisor.log"]);
+            return self.clear(KEPT);
         }
         self.clear(&["lock"])?;
         let remove = || -> io::Result<()> {

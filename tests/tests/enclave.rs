@@ -2,7 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails to prepare has to stop")]
 
-use std::time::Duration;
+use std::{
+    io::{BufRead, BufReader},
+    process::Stdio,
+    time::Duration,
+};
 
 use bed::{Bed, http_get, text, until, utf8};
 
@@ -28,6 +32,7 @@ on_both_backends!(
     a_killed_supervisor_leaves_nothing,
     a_second_start_under_the_same_name_is_refused,
     a_service_that_never_gets_ready_fails_the_start,
+    a_stop_while_it_starts_is_clean,
 );
 
 /// The registers in the verified document are those of the security module the enclave booted with; verification compares
@@ -201,4 +206,38 @@ fn a_service_that_never_gets_ready_fails_the_start(bed: &Bed) {
     assert!(!output.status.success());
     assert!(text(&output).contains("not ready within 2 s"), "{}", text(&output));
     assert!(until(Duration::from_secs(5), || bed.processes().is_empty()), "{:?}", bed.processes());
+}
+
+/// A stop that came during the boot was asked of an init that did not listen yet, once; the enclave then booted to the
+/// end, ran, and was ended by force 15 seconds later.
+fn a_stop_while_it_starts_is_clean(bed: &Bed) {
+    let image = bed.shell_image("early", "sleep 600", "attestation.enabled = false");
+    let mut args = bed.run_args(&image);
+    args.push("--detach");
+    let mut start = bed.command(&args).stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+    assert!(until(Duration::from_secs(10), || bed.instance("early").is_some()));
+    let stopped = bed.run(&["stop", "early"]);
+    assert!(stopped.status.success(), "{}", text(&stopped));
+    assert!(!text(&stopped).contains("by force"), "{}", text(&stopped));
+    start.wait().unwrap();
+    assert_eq!(bed.instance("early").unwrap()["code"], 143);
+    assert!(until(Duration::from_secs(5), || bed.processes().is_empty()), "{:?}", bed.processes());
+}
+
+/// `glasshouse logs -f NAME | head -n 1` went on until the enclave ended, long after `head` had.
+#[test]
+fn logs_are_followed_only_as_long_as_somebody_reads() {
+    let Some(bed) = Bed::local() else { return };
+    let image = bed.shell_image("quiet", "echo one; exec sleep 600", "attestation.enabled = false");
+    let _enclave = bed.start(&image, "quiet", &[]);
+    let mut follow = bed.command(&["logs", "-f", "quiet"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(follow.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.contains(" | ") || line.starts_with("* "), "{line}");
+    let ended = until(Duration::from_secs(10), || follow.try_wait().unwrap().is_some());
+    if !ended {
+        follow.kill().unwrap();
+        follow.wait().unwrap();
+    }
+    assert!(ended);
 }
