@@ -2,7 +2,7 @@
 
 use std::{
     env, fs,
-    io::{self, IsTerminal},
+    io::{self, IsTerminal, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
 };
 
@@ -19,6 +19,12 @@ use crate::{
 /// The manifest's usual name.
 const MANIFEST: &str = "glasshouse.toml";
 
+/// Where a bzImage says that it is one (Linux, Documentation/arch/x86/boot.rst, `header`).
+const BZIMAGE_MAGIC_OFFSET: u64 = 0x202;
+const BZIMAGE_MAGIC: &[u8] = b"HdrS";
+/// How a program begins (System V ABI, `e_ident`).
+const ELF_MAGIC: &[u8] = b"\x7fELF";
+
 /// Runs the command.
 pub(crate) fn run(args: &BuildArgs) -> Result<Exit> {
     let path = if args.manifest.is_dir() { args.manifest.join(MANIFEST) } else { args.manifest.clone() };
@@ -32,7 +38,7 @@ pub(crate) fn run(args: &BuildArgs) -> Result<Exit> {
     let input = BuildInput {
         manifest: &manifest,
         base_dir,
-        guest_binary: &paths::enclave_program(args.enclave.as_deref())?,
+        guest_binary: &enclave_program(args.enclave.as_deref())?,
         kernel: kernel(given)?,
         output: &output,
         limits: Limits::default(),
@@ -63,11 +69,35 @@ fn kernel(given: Option<PathBuf>) -> Result<Kernel> {
             pinned
         }
     };
-    if !path.is_dir() {
-        return Ok(Kernel::new(path, None));
+    let (bzimage, module) = match path.is_dir() {
+        true => (path.join("bzImage"), Some(path.join("nsm.ko")).filter(|module| module.is_file())),
+        false => (path, None),
+    };
+    if !holds_at(&bzimage, BZIMAGE_MAGIC_OFFSET, BZIMAGE_MAGIC)? {
+        return Err(Usage(format!("{} is not a Linux kernel (bzImage)", bzimage.display())).into());
     }
-    let module = path.join("nsm.ko");
-    Ok(Kernel::new(path.join("bzImage"), module.is_file().then_some(module)))
+    Ok(Kernel::new(bzimage, module))
+}
+
+/// The enclave's init, asked for or ours.
+fn enclave_program(given: Option<&Path>) -> Result<PathBuf> {
+    let path = paths::enclave_program(given)?;
+    if !holds_at(&path, 0, ELF_MAGIC)? {
+        return Err(Usage(format!("{} is not a program (ELF)", path.display())).into());
+    }
+    Ok(path)
+}
+
+/// Whether a file has these bytes at that offset. What is not there is another mistake than what is something else.
+fn holds_at(path: &Path, offset: u64, bytes: &[u8]) -> Result<bool> {
+    let read = || -> io::Result<bool> {
+        let mut file = fs::File::open(path)?;
+        file.seek(SeekFrom::Start(offset))?;
+        let mut found = Vec::new();
+        file.take(bytes.len() as u64).read_to_end(&mut found)?;
+        Ok(found == bytes)
+    };
+    read().with_context(|| format!("reading {}", path.display()))
 }
 
 /// The time that reproducible builds agree on (<https://reproducible-builds.org/specs/source-date-epoch/>).

@@ -20,7 +20,7 @@ use crate::{
     backend,
     cli::{BackendKind, RunArgs},
     enclave::Enclave,
-    exit::{Exit, Usage},
+    exit::{Exit, RUN_FAILED, Usage},
     host::Fabric,
     image::Image,
     output::{self, Output},
@@ -185,9 +185,9 @@ async fn supervise(plan: &Plan, claimed: &Claimed, output: &mut Output) -> Resul
     if watched.is_err() {
         enclave.finish().await;
     }
-    let code = watched?;
-    instance.status = Status::Exited { code };
+    instance.status = Status::Exited { code: *watched.as_ref().unwrap_or(&RUN_FAILED) };
     claimed.record(&instance)?;
+    let code = watched?;
     output.ended(&plan.name, code);
     Ok(code)
 }

@@ -148,3 +148,14 @@ fn a_file_that_is_no_image_is_refused() {
     assert_eq!(output.status.code(), Some(3));
     assert!(text(&output).contains("damaged.eif") && text(&output).contains("checksum"), "{}", text(&output));
 }
+
+#[test]
+fn a_kernel_that_is_none_and_an_init_that_is_no_program_are_refused() {
+    let Some(bed) = Bed::local() else { return };
+    let dir = bed.manifest("hello", &hello_manifest("hello"));
+    for (option, word) in [("--kernel", "bzImage"), ("--enclave", "ELF")] {
+        let output = bed.run(&["build", utf8(&dir), option, "/etc/passwd"]);
+        assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+        assert!(text(&output).contains("/etc/passwd") && text(&output).contains(word), "{}", text(&output));
+    }
+}
