@@ -263,13 +263,8 @@ async fn watch(
             }
         }
     };
-    // What the enclave said last may still be on its way.
-    while let Ok(Some(record)) = timeout(LAST_EVENTS, enclave.events.recv()).await {
-        output.record(&record)?;
-        if let Event::Exit(end) = record.event {
-            exit = Some(end.code);
-            break;
-        }
+    if exit.is_none() {
+        exit = last_word(enclave, output).await?;
     }
     match exit {
         Some(code) => Ok(code),
@@ -280,6 +275,17 @@ async fn watch(
             console_tail(claimed.folder())
         ),
     }
+}
+
+/// What the enclave said last may still be on its way when it has ended.
+async fn last_word(enclave: &mut Enclave, output: &mut Output) -> Result<Option<u8>> {
+    while let Ok(Some(record)) = timeout(LAST_EVENTS, enclave.events.recv()).await {
+        output.record(&record)?;
+        if let Event::Exit(end) = record.event {
+            return Ok(Some(end.code));
+        }
+    }
+    Ok(None)
 }
 
 /// Binds the ports of this machine that lead to the enclave.
