@@ -49,9 +49,9 @@ impl NotifySocket {
                 tokio::time::sleep(ERROR_PAUSE).await;
                 continue;
             };
-            // A sender that is gone already has no session any more; it cannot be told whom it spoke for.
+            // Whom a sender spoke for cannot be told if it is gone already, or was put here from outside.
             if says_ready(&message)
-                && let Some(Ok(session)) = sender.map(|pid| rustix::process::getsid(Some(pid)))
+                && let Some(Ok(Some(session))) = sender.map(sys::pid1::session_leader)
             {
                 return session;
             }
@@ -81,6 +81,9 @@ fn says_ready(message: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use rustix::process::Signal;
+    use sys::pid1::Launch;
+
     use super::*;
 
     #[test]
@@ -92,18 +95,38 @@ mod tests {
         }
     }
 
+    /// Set for a process that is to behave as a service.
+    const AS_SERVICE: &str = "NOTIFY_TEST_SOCKET";
+
     #[test]
     fn the_kernel_says_who_is_ready() {
+        if let Some(path) = std::env::var_os(AS_SERVICE) {
+            return say_ready(path.as_ref());
+        }
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("notify");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let socket = NotifySocket::bind(&path).unwrap();
-            let client = std::os::unix::net::UnixDatagram::unbound().unwrap();
-            client.send_to(b"STATUS=loading", &path).unwrap();
-            client.send_to(b"READY=1", &path).unwrap();
+            let service = sys::pid1::spawn(&Launch {
+                program: std::env::current_exe().unwrap().into(),
+                args: vec!["--exact".into(), "notify::tests::the_kernel_says_who_is_ready".into()],
+                env: vec![(AS_SERVICE.into(), path.into())],
+                confinement: None,
+            });
+            // Its outputs stay open: what it prints must not end it.
+            let service = service.unwrap();
             let session = tokio::time::timeout(Duration::from_secs(10), socket.ready_session()).await;
-            assert_eq!(session.unwrap(), rustix::process::getsid(None).unwrap());
+            rustix::process::kill_process(service.pid, Signal::KILL).unwrap();
+            assert_eq!(session.unwrap(), service.pid);
         });
+    }
+
+    /// Stays a while: whom it spoke for can be told only while it is there.
+    fn say_ready(path: &Path) {
+        let client = std::os::unix::net::UnixDatagram::unbound().unwrap();
+        client.send_to(b"STATUS=loading", path).unwrap();
+        client.send_to(b"READY=1", path).unwrap();
+        std::thread::sleep(Duration::from_secs(10));
     }
 }

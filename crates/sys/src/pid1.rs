@@ -318,6 +318,19 @@ struct InterfaceFlags {
 /// `SIOCSIFFLAGS` of `linux/sockios.h`.
 const SIOCSIFFLAGS: ioctl::Opcode = 0x8914;
 
+/// The leader of the session that `process` belongs to; `None` when the leader is outside this PID namespace, which the
+/// kernel writes as 0 (`getsid(2)`, `pid_namespaces(7)`).
+///
+/// # Errors
+/// `ESRCH` when there is no such process.
+pub fn session_leader(process: Pid) -> io::Result<Option<Pid>> {
+    // SAFETY: getsid takes a number and touches no memory of the caller.
+    match unsafe { libc::getsid(process.as_raw_pid()) } {
+        -1 => Err(io::Error::last_os_error()),
+        leader => Ok(Pid::from_raw(leader)),
+    }
+}
+
 /// Brings the interface `lo` up; the kernel then gives it 127.0.0.1 and ::1.
 ///
 /// # Errors
@@ -429,5 +442,20 @@ mod tests {
         launch.confinement =
             Some(Confinement { root: "/".into(), workdir: "/".into(), uid: u32::MAX, gid: 0, groups: None });
         assert_eq!(spawn(&launch).unwrap_err().step, Step::User);
+    }
+
+    /// A process put into a PID namespace from outside, a test runner's say, has a session whose leader has no number
+    /// there. Taking the kernel's 0 for a process id ended the program once.
+    #[test]
+    fn a_session_led_from_outside_the_namespace_has_no_leader() {
+        const INSIDE: &str = "SESSION_TEST_INSIDE";
+        if std::env::var_os(INSIDE).is_some() {
+            assert_eq!(session_leader(rustix::process::getpid()).unwrap(), None);
+            return;
+        }
+        let mut inside = Command::new("unshare");
+        inside.args(["--user", "--map-root-user", "--pid", "--fork"]).arg(std::env::current_exe().unwrap());
+        inside.args(["--exact", "pid1::tests::a_session_led_from_outside_the_namespace_has_no_leader"]);
+        assert!(inside.env(INSIDE, "1").status().unwrap().success());
     }
 }
