@@ -19,6 +19,8 @@ pub const VERSION: u16 = 4;
 pub(crate) const MAGIC: [u8; 4] = *b".eif";
 /// The first version whose header carries a checksum.
 pub(crate) const OLDEST_READABLE_VERSION: u16 = 2;
+/// The first version with a signature section.
+pub(crate) const SIGNATURE_VERSION: u16 = 3;
 /// The checksum is the header's last field and covers everything but itself.
 pub(crate) const CRC_BYTES: usize = 4;
 const ARM64_FLAG: u16 = 1;

@@ -16,6 +16,7 @@ mod hashing;
 mod measurements;
 mod metadata;
 mod reader;
+mod resign;
 mod signature;
 mod signer;
 mod source;
@@ -25,7 +26,7 @@ pub use format::{Architecture, HEADER_BYTES, MAX_SECTIONS, SECTION_HEADER_BYTES,
 pub use measurements::{Measurements, PCR_BYTES};
 pub use metadata::{BuildMetadata, MAX_METADATA_BYTES, Metadata};
 pub use reader::{Eif, Header, ReadError, Section};
-pub use signature::{ImageSignature, MAX_SIGNATURE_BYTES, SignatureError};
-pub use signer::{Signer, SignerError};
+pub use signature::{ImageSignature, MAX_SIGNATURE_BYTES, SignatureError, bytes_to_sign};
+pub use signer::{SIGNATURE_BYTES, Signer, SignerError};
 pub use source::Source;
 pub use writer::{MAX_CMDLINE_BYTES, MAX_RAMDISKS, Options, SectionWriter, WriteError, Writer};

@@ -85,10 +85,15 @@ impl ImageSignature {
         if self.cose.payload != signed_payload(pcr0) {
             return Err(SignatureError::OtherPayload { pcr0: hex::encode(pcr0) });
         }
-        let key = UnparsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, public_key(&self.certificate_der)?);
-        key.verify(&to_be_signed(&self.cose.payload), &self.cose.signature)
-            .map_err(|_| SignatureError::Forged)
+        let key = public_key(&self.certificate_der)?;
+        verify_with_key(&key, &to_be_signed(&self.cose.payload), &self.cose.signature)
     }
+}
+
+/// The bytes that a signer of the image with this PCR0 signs, by ECDSA on P-384 with SHA-384: the `Sig_structure` of RFC
+/// 9052, 4.4. For signers elsewhere: see [`Signer::external`](crate::Signer::external).
+pub fn bytes_to_sign(pcr0: &[u8; PCR_BYTES]) -> Vec<u8> {
+    to_be_signed(&signed_payload(pcr0))
 }
 
 /// The payload that says "PCR0 is this".
@@ -105,6 +110,12 @@ pub(crate) fn to_be_signed(payload: &[u8]) -> Vec<u8> {
         cbor.array(4)?.str("Signature1")?.bytes(ES384_HEADER)?.bytes(&[])?.bytes(payload)?;
         Ok(())
     })
+}
+
+/// Checks a signature of 96 bytes over `message` with an uncompressed point.
+pub(crate) fn verify_with_key(key: &[u8], message: &[u8], signature: &[u8]) -> Result<(), SignatureError> {
+    let key = UnparsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, key);
+    key.verify(message, signature).map_err(|_| SignatureError::Forged)
 }
 
 /// A signature section: `signature` is the 96 bytes of ES384 over [`to_be_signed`]`(payload)`.

@@ -104,20 +104,38 @@ impl<W: Write + Seek> Writer<W> {
     ) -> Result<Self, WriteError> {
         check_cmdline(cmdline)?;
         let metadata = encode_metadata(metadata)?;
-        let mut writer = Self {
+        let mut writer = Self::begin(output, VERSION, options)?;
+        writer.section(SectionKind::Kernel, Role::Boot, |section| section.copy(kernel))?;
+        writer.section(SectionKind::Cmdline, Role::Boot, |section| section.put(cmdline.as_bytes()))?;
+        writer.section(SectionKind::Metadata, Role::Unmeasured, |section| section.put(&metadata))?;
+        Ok(writer)
+    }
+
+    /// Begins an image without any section.
+    pub(crate) fn begin(output: W, version: u16, options: &Options) -> Result<Self, WriteError> {
+        Ok(Self {
             output,
-            header: empty_header(options),
+            header: HeaderFields { version, ..empty_header(options) },
             end: HEADER_BYTES,
             crc: crc32fast::Hasher::new(),
             ring: ChunkRing::new(),
             measurer: Measurer::start().map_err(WriteError::Thread)?,
             ramdisks: 0,
             is_broken: false,
-        };
-        writer.section(SectionKind::Kernel, Role::Boot, |section| section.copy(kernel))?;
-        writer.section(SectionKind::Cmdline, Role::Boot, |section| section.put(cmdline.as_bytes()))?;
-        writer.section(SectionKind::Metadata, Role::Unmeasured, |section| section.put(&metadata))?;
-        Ok(writer)
+        })
+    }
+
+    /// Adds a section of an image that is already there.
+    pub(crate) fn copied(&mut self, kind: SectionKind, content: Source<'_>) -> Result<(), WriteError> {
+        match kind {
+            SectionKind::Ramdisk => self.ramdisk(content),
+            SectionKind::Kernel | SectionKind::Cmdline => {
+                self.section(kind, Role::Boot, |section| section.copy(content))
+            }
+            SectionKind::Metadata | SectionKind::Signature => {
+                self.section(kind, Role::Unmeasured, |section| section.copy(content))
+            }
+        }
     }
 
     /// Adds a ramdisk. The first one is what boots (PCR1), the others are the application (PCR2).

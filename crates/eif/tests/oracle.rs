@@ -131,3 +131,26 @@ fn signed_images_measure_the_same_and_verify() {
     assert_eq!(theirs.measure().unwrap(), measurements);
     assert_eq!(theirs.verify_signature().unwrap().certificate_pem(), certificate.as_bytes());
 }
+
+#[test]
+fn images_signed_later_equal_those_that_the_oracle_signs_up_to_the_signature() {
+    let Some(oracle) = oracle() else { return };
+    let inputs = Inputs::new(2);
+    let (key, certificate) = common::key_and_certificate(&rcgen::PKCS_ECDSA_P384_SHA384);
+    std::fs::write(inputs.path("key.pem"), &key).unwrap();
+    std::fs::write(inputs.path("cert.pem"), &certificate).unwrap();
+    inputs.eif_build(&oracle, &[]);
+    let mut ours = std::io::Cursor::new(Vec::new());
+    let signer = Signer::from_pem(key.as_bytes(), certificate.as_bytes()).unwrap();
+    let measurements = inputs.open_theirs().write_signed(&mut ours, &signer).unwrap();
+    let expected =
+        inputs.eif_build(&oracle, &["--private-key", "key.pem", "--signing-certificate", "cert.pem"]);
+    assert_eq!(printed(&measurements), expected);
+    let theirs = std::fs::read(inputs.path("oracle.eif")).unwrap();
+    let signature = *inputs.open_theirs().sections().last().unwrap();
+    assert_eq!(signature.kind, eif::SectionKind::Signature);
+    // Signature bytes of 24 and more take two bytes each, so lengths differ by chance, and with them header and checksum.
+    let (start, end) = (548, usize::try_from(signature.offset).unwrap() - 12);
+    assert!(ours.get_ref()[start..end] == theirs[start..end]);
+    assert_eq!(ours.get_ref()[..284], theirs[..284]);
+}
