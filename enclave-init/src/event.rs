@@ -68,6 +68,16 @@ pub enum Event {
         #[serde(flatten)]
         state: ServiceState,
     },
+    /// A service's health changed.
+    Health {
+        /// As in [`Event::Log`].
+        service: String,
+        /// As in [`Event::Service`].
+        run: u32,
+        /// What it is now.
+        #[serde(flatten)]
+        health: Health,
+    },
     /// Every service has been ready.
     Ready,
     /// Log lines were dropped here because the host did not read fast enough.
@@ -149,6 +159,21 @@ pub enum ServiceState {
     Restarting {
         /// After so many milliseconds.
         delay_ms: u64,
+    },
+}
+
+/// What a service's health check says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "health", rename_all = "snake_case")]
+pub enum Health {
+    /// It is well.
+    Healthy,
+    /// It failed as often in a row as the manifest allows.
+    Unhealthy {
+        /// How the last check failed, for people.
+        reason: String,
+        /// The end of what that check wrote, at most 3,072 bytes.
+        output: String,
     },
 }
 
@@ -275,7 +300,7 @@ mod tests {
             assert_eq!(std::str::from_utf8(&record.to_line()).unwrap(), line);
             count += 1;
         }
-        assert_eq!(count, 18);
+        assert_eq!(count, 20);
     }
 
     #[test]
@@ -328,6 +353,9 @@ mod tests {
                 state
             }),
             any::<String>().prop_map(|text| Event::Message { level: Level::Warn, text }),
+            (any::<u32>(), any::<String>(), any::<String>()).prop_map(|(run, reason, output)| {
+                Event::Health { service: "c".into(), run, health: Health::Unhealthy { reason, output } }
+            }),
             any::<u8>().prop_map(|code| Event::Exit(Exit { code, cause: Cause::Shutdown })),
         ]
     }

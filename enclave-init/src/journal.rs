@@ -142,7 +142,7 @@ fn readable(event: &Event) -> Option<(&str, String)> {
         Event::Service { service, run, state } => {
             init(format!("{service} (run {run}): {}", readable_state(state)))
         }
-        Event::Boot { .. } | Event::Dropped { .. } | Event::Unknown => None,
+        Event::Boot { .. } | Event::Health { .. } | Event::Dropped { .. } | Event::Unknown => None,
     }
 }
 

@@ -4,7 +4,7 @@
 //! the manifest before it starts anything the manifest names, and refuses to start anything if it cannot. It opens no
 //! door: the host can ask it to shut down and can read what it reports, and nothing else.
 //!
-//! Logic without system calls: [`mod@event`], `lines`, `outbox`, `accounts`, `supervisor`. System calls without logic:
+//! Logic without system calls: [`mod@event`], `lines`, `outbox`, `accounts`, `supervisor`, `health`. System calls without logic:
 //! `mounts`, `process`, and `sys::pid1`. `shell` joins them.
 //!
 //! The multi-call binary of the image calls [`main_entry`]. The `glasshouse` command reads [`mod@event`].
@@ -16,6 +16,7 @@ mod boot;
 mod capture;
 mod control;
 pub mod event;
+mod health;
 mod host;
 mod journal;
 mod lines;
@@ -27,6 +28,7 @@ mod place;
 mod services;
 mod shell;
 mod supervisor;
+mod tail;
 
 use std::{ffi::OsString, process::ExitCode};
 

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use manifest::{Measured, Readiness, Restart, Service};
+use manifest::{DEFAULT_STOP_TIMEOUT_S, Measured, Readiness, Restart, Service, StopSignal};
 use rustix::{
     fs::{CWD, Mode, OFlags, ResolveFlags},
     io::Errno,
@@ -18,6 +18,7 @@ use sys::pid1::{Confinement, Launch};
 use crate::{
     accounts::{self, AccountError},
     boot::{MANIFEST_PATH, NSM_PATH},
+    health::Monitor,
     mounts::{ROOTFS, RUNTIME_DIRECTORY},
     notify,
     place::Place,
@@ -39,6 +40,8 @@ pub(crate) struct Unit {
     pub(crate) spec: UnitSpec,
     pub(crate) launch: Launch,
     pub(crate) ready: Readiness,
+    pub(crate) stop_signal: StopSignal,
+    pub(crate) monitor: Option<Monitor>,
 }
 
 /// Why a service of the manifest cannot be started.
@@ -95,11 +98,12 @@ fn daemon(name: &str, words: Vec<String>) -> Unit {
         name: format!("{DAEMON_MARK}{name}"),
         restart: Restart::Always,
         ready_timeout: Some(DAEMON_READY_TIMEOUT),
+        stop_timeout: Duration::from_secs(DEFAULT_STOP_TIMEOUT_S.into()),
     };
     let args = std::iter::once(name.to_owned()).chain(words).map(OsString::from).collect();
     let launch =
         Launch { program: "/proc/self/exe".into(), args, env: vec![notify_variable()], confinement: None };
-    Unit { spec, launch, ready: Readiness::Notify }
+    Unit { spec, launch, ready: Readiness::Notify, stop_signal: StopSignal::TERM, monitor: None }
 }
 
 fn service(service: &Service, users: &Users) -> Result<Unit, PlanError> {
@@ -122,9 +126,16 @@ fn service(service: &Service, users: &Users) -> Result<Unit, PlanError> {
         name: service.name.clone(),
         restart: service.restart,
         ready_timeout: (service.ready != Readiness::Started).then_some(timeout),
+        stop_timeout: Duration::from_secs(service.stop_timeout_s.into()),
     };
     let launch = Launch { program, args: words.collect(), env, confinement: Some(confinement) };
-    Ok(Unit { spec, launch, ready: service.ready })
+    Ok(Unit {
+        spec,
+        launch,
+        ready: service.ready,
+        stop_signal: service.stop_signal,
+        monitor: Monitor::of(service),
+    })
 }
 
 fn notify_variable() -> (OsString, OsString) {
@@ -221,7 +232,10 @@ mod tests {
             name: "web".into(),
             ready: Readiness::Started,
             ready_timeout_s: 5,
+            healthcheck: None,
             restart: Restart::OnFailure,
+            stop_signal: StopSignal::TERM,
+            stop_timeout_s: 10,
             user: "www".into(),
             workdir: "/srv".into(),
         };

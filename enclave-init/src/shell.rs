@@ -2,14 +2,16 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    ffi::OsString,
     io,
     net::Ipv4Addr,
     rc::Rc,
     time::Duration,
 };
 
-use manifest::Readiness;
+use manifest::{Readiness, StopSignal};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
+use sys::pid1::Launch;
 use tokio::{
     net::TcpStream,
     signal::unix::{Signal as Signals, SignalKind, signal},
@@ -20,11 +22,13 @@ use tokio::{
 
 use crate::{
     capture::Capture,
-    event::{Exit, LogStream, Outcome},
+    event::{Event, Exit, Health, LogStream, Outcome},
+    health::{Change, Monitor, Task},
     journal::{Journal, chain},
     notify::NotifySocket,
     services::Unit,
     supervisor::{Action, Input, Supervisor, UnitId},
+    tail::Tail,
 };
 
 /// How often a service's port is tried until it answers.
@@ -42,6 +46,8 @@ pub(crate) struct Shell {
     units: Vec<Unit>,
     supervisor: Supervisor,
     processes: HashMap<Pid, Process>,
+    /// Health checks that run, at most one of a unit.
+    checks: HashMap<Pid, (UnitId, Rc<Tail>)>,
     socket: NotifySocket,
     journal: Rc<Journal>,
     inputs: mpsc::Sender<Input>,
@@ -73,6 +79,7 @@ impl Shell {
             units,
             supervisor: Supervisor::new(specs),
             processes: HashMap::new(),
+            checks: HashMap::new(),
             socket,
             journal,
             inputs,
@@ -105,8 +112,9 @@ impl Shell {
 
     /// Waits until something happens.
     async fn next_inputs(&mut self) -> Vec<Input> {
-        let until =
-            self.supervisor.next_deadline().map(|deadline| deadline.saturating_sub(self.journal.now()));
+        let monitors = self.units.iter().filter_map(|unit| unit.monitor.as_ref()?.next_deadline());
+        let deadline = monitors.chain(self.supervisor.next_deadline()).min();
+        let until = deadline.map(|deadline| deadline.saturating_sub(self.journal.now()));
         let tick = async {
             match until {
                 Some(wait) => sleep(wait).await,
@@ -122,15 +130,21 @@ impl Shell {
             session = self.socket.ready_session() => self.announced(session),
             // This end holds a sender, so the channel never closes.
             Some(input) = self.received.recv() => vec![input],
-            () = tick => vec![Input::Tick],
+            () = tick => self.tick(),
         }
     }
 
     fn act(&mut self, action: Action) -> Done {
         match action {
             Action::Spawn { unit, run } => return Done::Input(self.spawn(unit, run)),
-            Action::Terminate { unit } => self.signal(unit, Signal::TERM),
-            Action::Kill { unit } => self.signal(unit, Signal::KILL),
+            Action::Terminate { unit } => {
+                self.end_checks(unit);
+                self.signal(unit, self.units[unit.0].stop_signal);
+            }
+            Action::Kill { unit } => {
+                self.end_checks(unit);
+                self.signal(unit, StopSignal::KILL);
+            }
             Action::Report(event) => self.journal.record(event),
             Action::Finish(exit) => return Done::Finished(exit),
         }
@@ -159,17 +173,20 @@ impl Shell {
             Readiness::Tcp(port) => {
                 Some(spawn_local(probe(port.get(), id, run, self.inputs.clone())).abort_handle())
             }
-            Readiness::Started | Readiness::Notify => None,
+            Readiness::Started | Readiness::Notify | Readiness::Healthy => None,
         };
+        if let Some(monitor) = &mut self.units[id.0].monitor {
+            monitor.begin(self.journal.now(), run);
+        }
         self.processes.insert(spawned.pid, Process { unit: id, run, outputs, probe });
         Input::Spawned { unit: id }
     }
 
     /// Signals every process of the unit's process group.
-    fn signal(&self, unit: UnitId, signal: Signal) {
+    fn signal(&self, unit: UnitId, signal: StopSignal) {
         for (pid, _) in self.processes.iter().filter(|(_, process)| process.unit == unit) {
             // It may have ended already; then its end is about to be reaped.
-            let _ = rustix::process::kill_process_group(*pid, signal);
+            let _ = sys::pid1::signal_group(*pid, signal.number());
         }
     }
 
@@ -186,8 +203,14 @@ impl Shell {
         }
     }
 
-    fn reaped(&mut self, pid: Pid, status: WaitStatus) -> Option<Input> {
-        let process = self.processes.remove(&pid)?;
+    fn reaped(&mut self, pid: Pid, status: WaitStatus) -> Vec<Input> {
+        if let Some((unit, tail)) = self.checks.remove(&pid) {
+            // What a check leaves behind could hold its outputs, or go on for ever.
+            let _ = rustix::process::kill_process_group(pid, Signal::KILL);
+            return self.checked(unit, Ok(outcome(status)), &tail);
+        }
+        let Some(process) = self.processes.remove(&pid) else { return Vec::new() };
+        self.end_checks(process.unit);
         // A unit is its process group: what is left of it could hold what the next run needs. The id stays taken for
         // as long as the group has a member, so this reaches no other group.
         let _ = rustix::process::kill_process_group(pid, Signal::KILL);
@@ -197,7 +220,83 @@ impl Shell {
         for output in &process.outputs {
             output.drain();
         }
-        Some(Input::Exited { unit: process.unit, outcome: outcome(status) })
+        vec![Input::Exited { unit: process.unit, outcome: outcome(status) }]
+    }
+
+    /// Starts the checks that are due and kills those that take too long.
+    fn tick(&mut self) -> Vec<Input> {
+        let mut inputs = vec![Input::Tick];
+        let now = self.journal.now();
+        for id in (0..self.units.len()).map(UnitId) {
+            match self.units[id.0].monitor.as_mut().and_then(|monitor| monitor.tick(now)) {
+                Some(Task::Start) => inputs.extend(self.start_check(id)),
+                Some(Task::Kill) => self.kill_checks(id),
+                None => {}
+            }
+        }
+        inputs
+    }
+
+    /// Starts a unit's check, confined exactly as the unit.
+    fn start_check(&mut self, id: UnitId) -> Vec<Input> {
+        let unit = &self.units[id.0];
+        let Some(monitor) = &unit.monitor else { return Vec::new() };
+        let mut words = monitor.command().iter().map(OsString::from);
+        let launch = Launch {
+            program: words.next().expect("a measured health check has a command"),
+            args: words.collect(),
+            ..unit.launch.clone()
+        };
+        let spawned = match sys::pid1::spawn(&launch) {
+            Ok(spawned) => spawned,
+            Err(error) => {
+                let reason = format!("{}: {}", launch.program.to_string_lossy(), chain(&error));
+                return self.checked(id, Err(reason), &Tail::default());
+            }
+        };
+        // A check whose output cannot be read still counts.
+        let tail = Tail::follow([spawned.stdout, spawned.stderr]).unwrap_or_default();
+        self.checks.insert(spawned.pid, (id, tail));
+        Vec::new()
+    }
+
+    /// A check has ended, or could not be started.
+    fn checked(&mut self, id: UnitId, outcome: Result<Outcome, String>, tail: &Tail) -> Vec<Input> {
+        let unit = &mut self.units[id.0];
+        let Some(monitor) = &mut unit.monitor else { return Vec::new() };
+        let change = monitor.finished(self.journal.now(), outcome == Ok(Outcome::Code(0)));
+        let (run, health, input) = match change {
+            None => return Vec::new(),
+            Some(Change::Healthy { run, first }) => {
+                let ready = first && monitor.makes_ready();
+                (run, Health::Healthy, ready.then_some(Input::Ready { unit: id, run }))
+            }
+            Some(Change::Unhealthy { run, timed_out }) => {
+                let reason = match outcome {
+                    _ if timed_out => format!("it took longer than {} ms", monitor.timeout().as_millis()),
+                    Ok(Outcome::Code(code)) => format!("it exited with status {code}"),
+                    Ok(Outcome::Signal(number)) => format!("it was ended by signal {number}"),
+                    Err(reason) => reason,
+                };
+                let health = Health::Unhealthy { reason, output: tail.text() };
+                (run, health, monitor.restarts().then_some(Input::Unhealthy { unit: id, run }))
+            }
+        };
+        self.journal.record(Event::Health { service: unit.spec.name.clone(), run, health });
+        input.into_iter().collect()
+    }
+
+    /// Nobody looks at the unit any more.
+    fn end_checks(&mut self, id: UnitId) {
+        if self.units[id.0].monitor.as_mut().is_some_and(Monitor::end) {
+            self.kill_checks(id);
+        }
+    }
+
+    fn kill_checks(&self, id: UnitId) {
+        for (pid, _) in self.checks.iter().filter(|(_, (unit, _))| *unit == id) {
+            let _ = rustix::process::kill_process_group(*pid, Signal::KILL);
+        }
     }
 
     fn announced(&self, session: Pid) -> Vec<Input> {

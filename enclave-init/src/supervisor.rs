@@ -29,7 +29,8 @@ const MAX_DELAY: Duration = Duration::from_secs(30);
 /// A run of this length ends the doubling.
 const STABLE_RUN: Duration = Duration::from_secs(60);
 
-/// What all units together have, from the first SIGTERM of a shutdown, before the rest get SIGKILL.
+/// What all units together have at least, from the first stop signal of a shutdown, before the rest get SIGKILL; the
+/// longest time that one of them has to stop, if that is longer.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// What the kernel has to end the killed ones before init gives up on them.
@@ -49,6 +50,8 @@ pub(crate) struct UnitSpec {
     pub(crate) restart: Restart,
     /// How long it has to become ready; `None` when it is ready as soon as it runs.
     pub(crate) ready_timeout: Option<Duration>,
+    /// From [`Action::Terminate`] to [`Action::Kill`].
+    pub(crate) stop_timeout: Duration,
 }
 
 /// What happened.
@@ -62,6 +65,8 @@ pub(crate) enum Input {
     SpawnFailed { unit: UnitId, reason: String },
     /// The process of this run says that it is ready, or was found to be.
     Ready { unit: UnitId, run: u32 },
+    /// The process of this run is not well, and the manifest wants another one then.
+    Unhealthy { unit: UnitId, run: u32 },
     /// The process ended.
     Exited { unit: UnitId, outcome: Outcome },
     /// Somebody asked the enclave to end.
@@ -117,8 +122,15 @@ enum State {
     BackingOff {
         until: Duration,
     },
+    /// Asked to end because it is not well; its end is awaited.
+    Replacing {
+        deadline: Duration,
+    },
     /// Asked to end; its end is awaited.
-    Stopping,
+    Stopping {
+        /// `None` once it was killed.
+        deadline: Option<Duration>,
+    },
     Ended,
 }
 
@@ -159,6 +171,7 @@ impl Supervisor {
                     self.ready(now, unit);
                 }
             }
+            Input::Unhealthy { unit, run } => self.unhealthy(now, unit, run),
             Input::Exited { unit, outcome } => {
                 self.report(unit, ServiceState::Exited(outcome));
                 self.ended(now, unit, Some(outcome));
@@ -172,11 +185,16 @@ impl Supervisor {
     /// When [`Input::Tick`] is due next.
     pub(crate) fn next_deadline(&self) -> Option<Duration> {
         if let Phase::Stopping { deadline, .. } = self.phase {
-            return Some(deadline);
+            let stopping = self.units.iter().filter_map(|unit| match unit.state {
+                State::Stopping { deadline } => deadline,
+                _ => None,
+            });
+            return Some(stopping.fold(deadline, Duration::min));
         }
         let deadlines = self.units.iter().filter_map(|unit| match unit.state {
             State::Starting { deadline } => deadline,
             State::BackingOff { until } => Some(until),
+            State::Replacing { deadline } => Some(deadline),
             _ => None,
         });
         deadlines.min()
@@ -223,6 +241,16 @@ impl Supervisor {
         }
     }
 
+    /// Asks a unit that is not well to end; its restart policy does the rest.
+    fn unhealthy(&mut self, now: Duration, id: UnitId, run: u32) {
+        let unit = &mut self.units[id.0];
+        let is_current = unit.run == run && matches!(unit.state, State::Starting { .. } | State::Ready);
+        if is_current && !matches!(self.phase, Phase::Stopping { .. } | Phase::Finished) {
+            unit.state = State::Replacing { deadline: now + unit.spec.stop_timeout };
+            self.actions.push(Action::Terminate { unit: id });
+        }
+    }
+
     /// The unit's process is gone, or never was (`outcome` is `None`).
     fn ended(&mut self, now: Duration, id: UnitId, outcome: Option<Outcome>) {
         let code = outcome.map_or(NOT_STARTED_CODE, Outcome::code);
@@ -231,10 +259,10 @@ impl Supervisor {
                 exit.code = code;
             }
             self.units[id.0].state = State::Ended;
-            return self.stop_next();
+            return self.stop_next(now);
         }
         let unit = &mut self.units[id.0];
-        let failed = unit.state == State::Overdue || code != 0;
+        let failed = matches!(unit.state, State::Overdue | State::Replacing { .. }) || code != 0;
         let again = match unit.spec.restart {
             Restart::Always => true,
             Restart::OnFailure => failed,
@@ -270,14 +298,18 @@ impl Supervisor {
     fn tick(&mut self, now: Duration) {
         if let Phase::Stopping { deadline, killed, exit } = self.phase {
             if now >= deadline {
-                self.stop_harder(now, killed, exit);
+                return self.stop_harder(now, killed, exit);
             }
-            return;
+            return self.kill_late(now);
         }
         for id in (0..self.units.len()).map(UnitId) {
             match self.units[id.0].state {
                 State::Starting { deadline: Some(deadline) } if now >= deadline => self.overdue(id),
                 State::BackingOff { until } if now >= until => self.start(now, id),
+                State::Replacing { deadline } if now >= deadline => {
+                    self.units[id.0].state = State::Overdue;
+                    self.actions.push(Action::Kill { unit: id });
+                }
                 _ => {}
             }
         }
@@ -295,27 +327,39 @@ impl Supervisor {
         if matches!(self.phase, Phase::Stopping { .. } | Phase::Finished) {
             return;
         }
-        self.phase = Phase::Stopping { deadline: now + GRACE, killed: false, exit };
+        let grace = self.units.iter().map(|unit| unit.spec.stop_timeout).fold(GRACE, Duration::max);
+        self.phase = Phase::Stopping { deadline: now + grace, killed: false, exit };
         for unit in &mut self.units {
             if matches!(unit.state, State::Waiting | State::BackingOff { .. }) {
                 unit.state = State::Ended;
             }
         }
-        self.stop_next();
+        self.stop_next(now);
     }
 
     /// Asks the last unit that runs to end, so that none loses another that it was started after.
-    fn stop_next(&mut self) {
+    fn stop_next(&mut self, now: Duration) {
         let Phase::Stopping { exit, killed, .. } = self.phase else { return };
         match self.units.iter().rposition(Unit::runs) {
-            Some(last) if !killed && self.units[last].state != State::Stopping => {
-                self.units[last].state = State::Stopping;
+            Some(last) if !killed && !matches!(self.units[last].state, State::Stopping { .. }) => {
+                let unit = &mut self.units[last];
+                unit.state = State::Stopping { deadline: Some(now + unit.spec.stop_timeout) };
                 self.actions.push(Action::Terminate { unit: UnitId(last) });
             }
             Some(_) => {}
             None => {
                 self.phase = Phase::Finished;
                 self.actions.push(Action::Finish(exit));
+            }
+        }
+    }
+
+    /// Kills a unit that took longer than its own time to stop.
+    fn kill_late(&mut self, now: Duration) {
+        for (i, unit) in self.units.iter_mut().enumerate() {
+            if matches!(unit.state, State::Stopping { deadline: Some(deadline) } if now >= deadline) {
+                unit.state = State::Stopping { deadline: None };
+                self.actions.push(Action::Kill { unit: UnitId(i) });
             }
         }
     }
@@ -329,7 +373,7 @@ impl Supervisor {
         self.phase = Phase::Stopping { deadline: now + KILL_WAIT, killed: true, exit };
         for (i, unit) in self.units.iter_mut().enumerate().rev() {
             if unit.runs() {
-                unit.state = State::Stopping;
+                unit.state = State::Stopping { deadline: None };
                 self.actions.push(Action::Kill { unit: UnitId(i) });
             }
         }
@@ -344,7 +388,14 @@ impl Supervisor {
 
 impl Unit {
     fn runs(&self) -> bool {
-        matches!(self.state, State::Starting { .. } | State::Ready | State::Overdue | State::Stopping)
+        matches!(
+            self.state,
+            State::Starting { .. }
+                | State::Ready
+                | State::Overdue
+                | State::Replacing { .. }
+                | State::Stopping { .. }
+        )
     }
 }
 

@@ -26,9 +26,9 @@ use std::{
 
 use enclave_init::{
     HEARTBEAT_BYTE,
-    event::{Cause, Event, Exit, LogStream, Outcome, Record, ServiceState},
+    event::{Cause, Event, Exit, Health, LogStream, Outcome, Record, ServiceState},
 };
-use manifest::{Measured, Readiness, Restart, Service};
+use manifest::{Healthcheck, Measured, OnUnhealthy, Readiness, Restart, Service, StopSignal};
 use nsm::{
     Pcr, PcrIndex, Provider,
     sim::{DevelopmentRoot, ServerHandle, SimulatedNsm, serve_module},
@@ -48,7 +48,12 @@ fn main() -> ExitCode {
     }
 }
 
-const TESTS: [(&str, fn()); 10] = [
+const TESTS: [(&str, fn()); 12] = [
+    (
+        "a_health_check_makes_ready_and_reports_and_the_stop_signal_is_the_manifests",
+        a_health_check_makes_ready_and_reports_and_the_stop_signal_is_the_manifests,
+    ),
+    ("a_health_check_that_hangs_restarts_its_service", a_health_check_that_hangs_restarts_its_service),
     (
         "reports_every_line_in_order_and_the_exact_exit_status",
         reports_every_line_in_order_and_the_exact_exit_status,
@@ -169,6 +174,61 @@ fn restarts_a_killed_service_and_shuts_down_on_request() {
     assert_eq!(enclave.status().code(), Some(143));
 }
 
+fn a_health_check_makes_ready_and_reports_and_the_stop_signal_is_the_manifests() {
+    let script = "trap 'echo asked to quit; exit 7' QUIT; sleep 0.3; : > /work/well; sleep 1; rm /work/well
+        sleep 1; : > /work/well; while :; do sleep 0.05; done";
+    let main = Service {
+        command: ["sh", "-c", script].map(String::from).to_vec(),
+        ready: Readiness::Healthy,
+        stop_signal: "QUIT".parse().unwrap(),
+        healthcheck: Some(check("echo looked; test -e /work/well", OnUnhealthy::Report)),
+        ..app("main", "")
+    };
+    let mut enclave = Enclave::boot(&[main]);
+    let is = |wanted: Health| move |record: &Record| matches!(&record.event, Event::Health { health, .. } if *health == wanted);
+    let early = Health::Unhealthy { reason: "it exited with status 1".into(), output: "looked".into() };
+    enclave.until("the first failures", is(early.clone()));
+    let records = enclave.until("the first success", is(Health::Healthy));
+    assert!(!states(&records, "main").contains(&&ServiceState::Ready), "{records:?}");
+    enclave.until("readiness", |record| record.event == Event::Ready);
+    enclave.until("failures", is(early));
+    enclave.until("recovery", is(Health::Healthy));
+    assert_eq!(enclave.control(b"shutdown\n"), b"ok\n");
+    let records = enclave.until_exit();
+    assert_eq!(logs(&records, "main", LogStream::Stdout), [b"asked to quit".to_vec()]);
+    assert_eq!(enclave.status().code(), Some(7));
+}
+
+fn a_health_check_that_hangs_restarts_its_service() {
+    let mut hanging = check("sleep 600", OnUnhealthy::Restart);
+    hanging.timeout_ms = 100;
+    let main = Service { restart: Restart::Always, healthcheck: Some(hanging), ..app("main", "sleep") };
+    let mut enclave = Enclave::boot(&[main]);
+    let again =
+        |record: &Record| matches!(record.event, Event::Service { run: 2, state: ServiceState::Ready, .. });
+    let records = enclave.until("the second run", again);
+    let reason = records.iter().find_map(|record| match &record.event {
+        Event::Health { run: 1, health: Health::Unhealthy { reason, .. }, .. } => Some(reason.as_str()),
+        _ => None,
+    });
+    assert_eq!(reason, Some("it took longer than 100 ms"));
+    assert!(states(&records, "main").contains(&&ServiceState::Exited(Outcome::Signal(15))), "{records:?}");
+    enclave.control(b"shutdown\n");
+    enclave.until_exit();
+}
+
+fn check(script: &str, on_unhealthy: OnUnhealthy) -> Healthcheck {
+    Healthcheck {
+        command: ["sh", "-c", script].map(String::from).to_vec(),
+        interval_ms: 100,
+        on_unhealthy,
+        retries: 2.try_into().unwrap(),
+        start_interval_ms: 50,
+        start_period_ms: 0,
+        timeout_ms: 10_000,
+    }
+}
+
 fn leaves_no_zombies_and_nothing_of_an_ended_service() {
     let mut enclave = Enclave::boot(&[app("task", "leave-behind"), app("main", "orphans 50")]);
     let records = enclave.until_exit();
@@ -266,7 +326,10 @@ fn app(name: &str, words: &str) -> Service {
         name: name.into(),
         ready: Readiness::Started,
         ready_timeout_s: 30,
+        healthcheck: None,
         restart: Restart::Never,
+        stop_signal: StopSignal::TERM,
+        stop_timeout_s: 10,
         user: "root".into(),
         workdir: "/".into(),
     }

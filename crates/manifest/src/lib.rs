@@ -9,11 +9,17 @@
 
 #![forbid(unsafe_code)]
 
+mod health;
 mod measured;
+mod signal;
 mod source;
 
-pub use measured::{Attestation, MEASURED_VERSION, Measured, MeasuredError, Readiness, Restart, Service};
-pub use source::{ImageConfig, ImageSource, Manifest, ManifestError, ResolveError, Resources};
+pub use health::{Healthcheck, ImageHealthcheck, OnUnhealthy};
+pub use measured::{
+    Attestation, DEFAULT_STOP_TIMEOUT_S, MEASURED_VERSION, Measured, MeasuredError, Readiness, Restart, Service,
+};
+pub use signal::StopSignal;
+pub use source::{Dockerfile, ImageConfig, ImageSource, Manifest, ManifestError, ResolveError, Resources};
 
 /// The vsock ports the framework itself uses; an application cannot publish them.
 ///

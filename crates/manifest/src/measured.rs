@@ -8,10 +8,13 @@ use std::{collections::BTreeMap, fmt, num::NonZeroU16, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::{RESERVED_PORTS, is_valid_name};
+use crate::{Healthcheck, OnUnhealthy, RESERVED_PORTS, StopSignal, is_valid_name};
 
 /// The version this crate writes and the only one it reads.
 pub const MEASURED_VERSION: u32 = 1;
+
+/// Seconds from a service's stop signal to its end by force, unless the manifest says otherwise.
+pub const DEFAULT_STOP_TIMEOUT_S: u32 = 10;
 
 /// Longest canonical form, in bytes.
 const MAX_MEASURED_BYTES: usize = 1 << 20;
@@ -52,6 +55,9 @@ pub struct Service {
     pub command: Vec<String>,
     /// The whole environment of the process, beside what init adds for readiness.
     pub env: BTreeMap<String, String>,
+    /// How it is found out whether the service is well, absent when nobody looks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub healthcheck: Option<Healthcheck>,
     /// Unique among the services.
     pub name: String,
     /// When the next service may start.
@@ -60,10 +66,24 @@ pub struct Service {
     pub ready_timeout_s: u32,
     /// What happens when the process ends.
     pub restart: Restart,
+    /// What asks the process to end. SIGTERM is measured by absence.
+    #[serde(default, skip_serializing_if = "StopSignal::is_default")]
+    pub stop_signal: StopSignal,
+    /// Seconds from this signal to SIGKILL. [`DEFAULT_STOP_TIMEOUT_S`] is measured by absence.
+    #[serde(default = "default_stop_timeout_s", skip_serializing_if = "is_default_stop_timeout_s")]
+    pub stop_timeout_s: u32,
     /// `name`, `uid`, `name:group` or `uid:gid`, resolved in the image's own `/etc/passwd` and `/etc/group`.
     pub user: String,
     /// Absolute directory the process starts in.
     pub workdir: String,
+}
+
+fn default_stop_timeout_s() -> u32 {
+    DEFAULT_STOP_TIMEOUT_S
+}
+
+fn is_default_stop_timeout_s(seconds: &u32) -> bool {
+    *seconds == DEFAULT_STOP_TIMEOUT_S
 }
 
 /// When a service counts as ready.
@@ -75,6 +95,8 @@ pub enum Readiness {
     Notify,
     /// When 127.0.0.1 accepts a connection on this port. Written `tcp:PORT`.
     Tcp(NonZeroU16),
+    /// When its health check succeeds for the first time. Written `healthy`.
+    Healthy,
 }
 
 /// What init does when a service's process ends.
@@ -201,7 +223,20 @@ impl Service {
         if self.ready_timeout_s == 0 {
             return Err("a service has no time to become ready");
         }
-        Ok(())
+        self.check_health()
+    }
+
+    fn check_health(&self) -> Result<(), &'static str> {
+        match &self.healthcheck {
+            None if self.ready == Readiness::Healthy => {
+                Err("a service is ready when it is healthy, but has no health check")
+            }
+            None => Ok(()),
+            Some(check) if check.on_unhealthy == OnUnhealthy::Restart && self.restart == Restart::Never => {
+                Err("a service is restarted when it is unhealthy, but its restart policy is never")
+            }
+            Some(check) => check.check(),
+        }
     }
 }
 
@@ -211,6 +246,7 @@ impl fmt::Display for Readiness {
             Self::Started => f.write_str("started"),
             Self::Notify => f.write_str("notify"),
             Self::Tcp(port) => write!(f, "tcp:{port}"),
+            Self::Healthy => f.write_str("healthy"),
         }
     }
 }
@@ -219,10 +255,12 @@ impl FromStr for Readiness {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const ALLOWED: &str = "allowed: \"started\", \"notify\", \"tcp:PORT\" with a port from 1 to 65535";
+        const ALLOWED: &str =
+            "allowed: \"started\", \"notify\", \"healthy\", \"tcp:PORT\" with a port from 1 to 65535";
         match text {
             "started" => Ok(Self::Started),
             "notify" => Ok(Self::Notify),
+            "healthy" => Ok(Self::Healthy),
             _ => {
                 let digits = text.strip_prefix("tcp:").ok_or(ALLOWED)?;
                 // "tcp:+80" and "tcp:080" would be second spellings of one meaning.

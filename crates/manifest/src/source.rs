@@ -1,13 +1,15 @@
 //! `glasshouse.toml`: what a developer writes, checked, and its resolution against the image.
 
-use std::{collections::BTreeMap, num::NonZeroU16, ops::Range, path::PathBuf};
+use std::{collections::BTreeMap, num::NonZeroU16, ops::Range, path::{Path, PathBuf}};
 
 use serde::Deserialize;
 use toml::Spanned;
 
 use crate::{
-    Attestation, DEFAULT_ATTESTATION_PORT, MEASURED_VERSION, Measured, RESERVED_PORTS, Readiness, Restart,
-    Service, is_valid_name,
+    Attestation, DEFAULT_ATTESTATION_PORT, DEFAULT_STOP_TIMEOUT_S, Healthcheck, ImageHealthcheck, MEASURED_VERSION, Measured,
+    RESERVED_PORTS, Readiness, Restart, Service, StopSignal,
+    health::{HealthError, HealthOverrides, RawHealth},
+    is_valid_name,
 };
 
 /// Seconds a service has to become ready unless the manifest says otherwise.
@@ -54,8 +56,30 @@ pub enum ImageSource {
         /// Which image to take: its name, or the tag alone.
         tag: Option<String>,
     },
+    /// What a builder of container images is to build first.
+    Dockerfile(Dockerfile),
     /// A root file system: a directory, or a tar archive, plain or compressed with gzip or Zstandard.
     Rootfs(PathBuf),
+}
+
+/// A Dockerfile and the files it may take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dockerfile {
+    /// The Dockerfile.
+    pub file: PathBuf,
+    /// The build context; `None` means the Dockerfile's folder.
+    context: Option<PathBuf>,
+}
+
+impl Dockerfile {
+    /// The folder whose files the Dockerfile may take.
+    pub fn context(&self) -> &Path {
+        match (&self.context, self.file.parent()) {
+            (Some(context), _) => context,
+            (None, Some(folder)) if !folder.as_os_str().is_empty() => folder,
+            (None, _) => Path::new("."),
+        }
+    }
 }
 
 /// What the enclave gets of the machine.
@@ -80,6 +104,14 @@ pub struct ImageConfig {
     pub workdir: String,
     /// `User`, empty when unset.
     pub user: String,
+    /// `StopSignal`, empty when unset.
+    pub stop_signal: String,
+    /// `Healthcheck`.
+    pub healthcheck: ImageHealthcheck,
+    /// `Shell`, which runs the health check's line; empty when unset.
+    pub shell: Vec<String>,
+    /// The names in `ExposedPorts`, each `80`, `80/tcp` or `53/udp`. Nothing is published because of them.
+    pub exposed_ports: Vec<String>,
 }
 
 /// What is wrong with a `glasshouse.toml`, and where.
@@ -107,6 +139,29 @@ pub enum ResolveError {
     ImageEnv {
         /// The entry found.
         entry: String,
+    },
+    /// The image's `StopSignal` is none.
+    #[error("the image's StopSignal {found:?}: {allowed}; set `stop_signal` in glasshouse.toml to override it")]
+    ImageStopSignal {
+        /// What the image says.
+        found: String,
+        /// What it could say.
+        allowed: &'static str,
+    },
+    /// The image's `Healthcheck` cannot be followed.
+    #[error("the image's Healthcheck: {0}; set `healthcheck` in glasshouse.toml to override it, or to \"none\"")]
+    ImageHealthcheck(&'static str),
+    /// A health check's times are given, but nothing that is to be run.
+    #[error("service {service}: its health check has no command: set `healthcheck.command` in glasshouse.toml")]
+    NoHealthCommand {
+        /// The service's name.
+        service: String,
+    },
+    /// Nothing could ever make the service ready.
+    #[error("service {service} is ready when it is healthy, but has no health check: set `healthcheck`")]
+    NoHealthcheck {
+        /// The service's name.
+        service: String,
     },
     /// A value that came from the image, or a default, breaks a rule of the measured form.
     #[error("the image's configuration cannot be measured: {0}")]
@@ -171,6 +226,9 @@ struct Overrides {
     restart: Restart,
     ready: Readiness,
     ready_timeout_s: u32,
+    stop_signal: Option<StopSignal>,
+    stop_timeout_s: u32,
+    health: HealthOverrides,
 }
 
 impl Overrides {
@@ -194,26 +252,56 @@ impl Overrides {
             None if image.is_empty() => default.to_owned(),
             None => image.to_owned(),
         };
+        let healthcheck = self.healthcheck(name, image)?;
         Ok(Service {
             command,
             env,
+            healthcheck,
             name: name.to_owned(),
             ready: self.ready,
             ready_timeout_s: self.ready_timeout_s,
             restart: self.restart,
+            stop_signal: self.stop_signal(name, image)?,
+            stop_timeout_s: self.stop_timeout_s,
             user: or(&self.user, &image.user, "0:0"),
             workdir: or(&self.workdir, &image.workdir, "/"),
         })
     }
+
+    /// The image's signal is its own program's, so other services do not have it.
+    fn stop_signal(&self, name: &str, image: &ImageConfig) -> Result<StopSignal, ResolveError> {
+        match self.stop_signal {
+            Some(signal) => Ok(signal),
+            None if name != APP || image.stop_signal.is_empty() => Ok(StopSignal::default()),
+            None => image.stop_signal.parse().map_err(|allowed| ResolveError::ImageStopSignal {
+                found: image.stop_signal.clone(),
+                allowed,
+            }),
+        }
+    }
+
+    /// The same holds for the image's health check.
+    fn healthcheck(&self, name: &str, image: &ImageConfig) -> Result<Option<Healthcheck>, ResolveError> {
+        let of_image = (name == APP).then_some((&image.healthcheck, image.shell.as_slice()));
+        let service = || name.to_owned();
+        let check = self.health.resolve(of_image).map_err(|error| match error {
+            HealthError::Image(what) => ResolveError::ImageHealthcheck(what),
+            HealthError::NoCommand => ResolveError::NoHealthCommand { service: service() },
+        })?;
+        if check.is_none() && self.ready == Readiness::Healthy {
+            return Err(ResolveError::NoHealthcheck { service: service() });
+        }
+        Ok(check)
+    }
 }
 
 /// A broken rule and the bytes of the text that break it.
-struct Mistake {
+pub(crate) struct Mistake {
     span: Range<usize>,
     message: String,
 }
 
-fn mistake<T>(at: &Spanned<T>, message: impl Into<String>) -> Mistake {
+pub(crate) fn mistake<T>(at: &Spanned<T>, message: impl Into<String>) -> Mistake {
     Mistake { span: at.span(), message: message.into() }
 }
 
@@ -243,6 +331,8 @@ struct RawImage {
     archive: Option<PathBuf>,
     tag: Option<String>,
     rootfs: Option<PathBuf>,
+    dockerfile: Option<PathBuf>,
+    context: Option<PathBuf>,
 }
 
 #[derive(Default, Deserialize)]
@@ -256,6 +346,9 @@ struct RawService {
     restart: Option<Restart>,
     ready: Option<Spanned<String>>,
     ready_timeout: Option<Spanned<u32>>,
+    stop_signal: Option<Spanned<String>>,
+    stop_timeout: Option<Spanned<u32>>,
+    healthcheck: Option<Spanned<RawHealth>>,
 }
 
 /// `[[service]]`. Its keys are those of `[app]` and a name; written out because serde cannot refuse unknown keys
@@ -272,6 +365,9 @@ struct RawNamedService {
     restart: Option<Restart>,
     ready: Option<Spanned<String>>,
     ready_timeout: Option<Spanned<u32>>,
+    stop_signal: Option<Spanned<String>>,
+    stop_timeout: Option<Spanned<u32>>,
+    healthcheck: Option<Spanned<RawHealth>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -332,23 +428,23 @@ fn check_name(key: &str, name: &Spanned<String>) -> Result<(), Mistake> {
     Err(mistake(name, text))
 }
 
+/// What `[image]` has to say, for whoever got it wrong.
+const IMAGE_RULE: &str = "`image`: say one of `dockerfile`, `archive` (what `docker save` \
+                          writes, or an OCI layout as a tar archive), `oci` (an OCI layout directory) and `rootfs` (a \
+                          directory or tar archive); `tag` goes with `oci` and `archive` if they hold several images, \
+                          `context` with `dockerfile`";
+
 fn check_image(image: Spanned<RawImage>) -> Result<ImageSource, Mistake> {
     let span = image.span();
-    match image.into_inner() {
-        RawImage { oci: Some(layout), archive: None, rootfs: None, tag } => {
-            Ok(ImageSource::Oci { layout, tag })
+    let RawImage { oci, archive, tag, rootfs, dockerfile, context } = image.into_inner();
+    match (oci, archive, rootfs, dockerfile, tag, context) {
+        (Some(layout), None, None, None, tag, None) => Ok(ImageSource::Oci { layout, tag }),
+        (None, Some(path), None, None, tag, None) => Ok(ImageSource::Archive { path, tag }),
+        (None, None, Some(path), None, None, None) => Ok(ImageSource::Rootfs(path)),
+        (None, None, None, Some(file), None, context) => {
+            Ok(ImageSource::Dockerfile(Dockerfile { file, context }))
         }
-        RawImage { archive: Some(path), oci: None, rootfs: None, tag } => {
-            Ok(ImageSource::Archive { path, tag })
-        }
-        RawImage { rootfs: Some(path), oci: None, archive: None, tag: None } => Ok(ImageSource::Rootfs(path)),
-        _ => Err(Mistake {
-            span,
-            message: "`image`: say one of `oci` (an OCI layout directory), `archive` (what `docker save` writes, or \
-                      an OCI layout as a tar archive) and `rootfs` (a directory or tar archive); `tag` goes with \
-                      `oci` and `archive` if they hold several images"
-                .to_owned(),
-        }),
+        _ => Err(Mistake { span, message: IMAGE_RULE.to_owned() }),
     }
 }
 
@@ -422,6 +518,9 @@ impl RawNamedService {
             restart: self.restart,
             ready: self.ready,
             ready_timeout: self.ready_timeout,
+            stop_signal: self.stop_signal,
+            stop_timeout: self.stop_timeout,
+            healthcheck: self.healthcheck,
         };
         Ok((self.name, overrides.check()?))
     }
@@ -467,14 +566,34 @@ impl RawService {
                 .parse()
                 .map_err(|allowed| mistake(text, format!("`ready`: {:?}: {allowed}", text.get_ref())))?,
         };
+        let stop_signal = match &self.stop_signal {
+            None => None,
+            Some(text) => Some(text.get_ref().parse().map_err(|allowed| {
+                mistake(text, format!("`stop_signal`: {:?}: {allowed}", text.get_ref()))
+            })?),
+        };
+        let restart = self.restart.unwrap_or(Restart::Never);
         Ok(Overrides {
             command: self.command.map(Spanned::into_inner),
             env: self.env.into_iter().map(|(k, v)| (k.into_inner(), v)).collect(),
             workdir: self.workdir.map(Spanned::into_inner),
             user: self.user.map(Spanned::into_inner),
-            restart: self.restart.unwrap_or(Restart::Never),
+            restart,
             ready,
             ready_timeout_s,
+            stop_signal,
+            stop_timeout_s: self.stop_timeout.map_or(DEFAULT_STOP_TIMEOUT_S, Spanned::into_inner),
+            health: check_health(self.healthcheck, restart)?,
         })
     }
+}
+
+fn check_health(raw: Option<Spanned<RawHealth>>, restart: Restart) -> Result<HealthOverrides, Mistake> {
+    let span = raw.as_ref().map_or(0..0, Spanned::span);
+    let health = RawHealth::check(raw.map(Spanned::into_inner))?;
+    if health.restarts() && restart == Restart::Never {
+        let message = "`healthcheck.on_unhealthy`: \"restart\" goes with `restart = \"on-failure\"` or \"always\"";
+        return Err(Mistake { span, message: message.to_owned() });
+    }
+    Ok(health)
 }

@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 
 use manifest::{
-    ImageConfig, ImageSource, Manifest, Measured, MeasuredError, Readiness, ResolveError, Restart, Service,
+    Healthcheck, ImageConfig, ImageHealthcheck, ImageSource, Manifest, Measured, MeasuredError, OnUnhealthy, Readiness, ResolveError, Restart, Service,
+    StopSignal,
 };
 use proptest::prelude::*;
 
@@ -49,6 +50,7 @@ fn image() -> ImageConfig {
         env: vec!["MODE=debug".into(), "LANG=C=x".into()],
         workdir: "/srv".into(),
         user: String::new(),
+        ..ImageConfig::default()
     }
 }
 
@@ -94,6 +96,61 @@ fn an_image_without_a_program_needs_a_command() {
     assert!(matches!(manifest.resolve(&ImageConfig::default()), Err(ResolveError::NoCommand)));
 }
 
+fn resolve(keys: &str, image: &ImageConfig) -> Result<Service, ResolveError> {
+    let manifest = Manifest::parse(&format!("name = \"a\"\nimage.rootfs = \"r\"\n[app]\n{keys}")).unwrap();
+    Ok(manifest.resolve(image)?.services.remove(0))
+}
+
+fn healthy_image(test: &[&str]) -> ImageConfig {
+    let test = test.iter().map(|word| (*word).to_owned()).collect();
+    let healthcheck = ImageHealthcheck { test, interval: 2_000_000_000, ..ImageHealthcheck::default() };
+    ImageConfig { healthcheck, stop_signal: "QUIT".into(), ..image() }
+}
+
+#[test]
+fn the_images_health_check_and_stop_signal_are_the_applications() {
+    let image = healthy_image(&["CMD-SHELL", "wget x || exit 1"]);
+    let app = resolve("", &image).unwrap();
+    assert_eq!((app.stop_signal.to_string().as_str(), app.stop_timeout_s), ("SIGQUIT", 10));
+    let check = app.healthcheck.unwrap();
+    assert_eq!(check.command, ["/bin/sh", "-c", "wget x || exit 1"]);
+    assert_eq!((check.interval_ms, check.start_interval_ms, check.timeout_ms), (2000, 2000, 30000));
+    assert_eq!((check.retries.get(), check.start_period_ms), (3, 0));
+    let exec = resolve("", &healthy_image(&["CMD", "/check", "-q"])).unwrap();
+    assert_eq!(exec.healthcheck.unwrap().command, ["/check", "-q"]);
+    for none in [&["NONE"] as &[_], &[]] {
+        assert_eq!(resolve("", &healthy_image(none)).unwrap().healthcheck, None);
+    }
+    for bad in [&["CMD"] as &[_], &["CMD-SHELL", "a", "b"], &["curl", "x"]] {
+        assert!(matches!(resolve("", &healthy_image(bad)), Err(ResolveError::ImageHealthcheck(_))), "{bad:?}");
+        assert!(resolve("healthcheck = \"none\"", &healthy_image(bad)).is_ok(), "{bad:?}");
+    }
+    let wrong = ImageConfig { stop_signal: "SIGFOO".into(), ..image };
+    assert!(matches!(resolve("", &wrong), Err(ResolveError::ImageStopSignal { .. })));
+    assert_eq!(resolve("stop_signal = \"SIGINT\"", &wrong).unwrap().stop_signal.number(), 2);
+}
+
+#[test]
+fn the_manifest_overrides_the_health_check_member_by_member() {
+    let image = healthy_image(&["CMD", "/check"]);
+    let keys = "stop_timeout = 60\nready = \"healthy\"\nrestart = \"always\"\n[app.healthcheck]\ninterval = 0.5\n\
+                retries = 5\non_unhealthy = \"restart\"";
+    let app = resolve(keys, &image).unwrap();
+    assert_eq!((app.ready, app.stop_timeout_s), (Readiness::Healthy, 60));
+    let check = app.healthcheck.unwrap();
+    assert_eq!((check.command.as_slice(), check.interval_ms), (["/check".to_owned()].as_slice(), 500));
+    assert_eq!((check.retries.get(), check.on_unhealthy), (5, OnUnhealthy::Restart));
+    let bare = ImageConfig::default();
+    let command = "command = [\"/x\"]\n";
+    let no_command = resolve(&format!("{command}healthcheck.timeout = 3"), &bare);
+    assert!(matches!(no_command, Err(ResolveError::NoHealthCommand { .. })));
+    let no_check = resolve(&format!("{command}ready = \"healthy\""), &bare);
+    assert!(matches!(no_check, Err(ResolveError::NoHealthcheck { .. })));
+    let other = Manifest::parse("name = \"a\"\nimage.rootfs = \"r\"\n[[service]]\nname = \"b\"\ncommand = [\"/b\"]");
+    let other = other.unwrap().resolve(&image).unwrap().services.remove(0);
+    assert_eq!((other.healthcheck, other.stop_signal), (None, StopSignal::TERM));
+}
+
 #[test]
 fn attestation_can_be_switched_off() {
     let text = "name = \"a\"\nimage.rootfs = \"r\"\napp.command = [\"/x\"]\nattestation.enabled = false";
@@ -123,6 +180,16 @@ fn mistakes_name_line_key_and_what_is_allowed() {
         (&format!("{head}[app]\nworkdir = \"srv\""), 4, &["`workdir`", "absolute"]),
         (&format!("{head}[app]\nrestart = \"often\""), 4, &["never", "on-failure", "always"]),
         (&format!("{head}[app]\nenv = {{ \"A=B\" = \"x\" }}"), 4, &["`env`", "A=B"]),
+        (&format!("{head}[app]\nstop_signal = \"SIGFOO\""), 4, &["`stop_signal`", "SIGQUIT"]),
+        (&format!("{head}[app]\nstop_timeout = -1"), 4, &["-1"]),
+        (&format!("{head}[app]\nhealthcheck = \"off\""), 4, &["`healthcheck`", "none"]),
+        (&format!("{head}[app]\nhealthcheck.comand = []"), 4, &["comand", "command"]),
+        (&format!("{head}[app.healthcheck]\ncommand = []"), 4, &["`healthcheck.command`", "program"]),
+        (&format!("{head}[app.healthcheck]\ninterval = 0"), 4, &["`healthcheck.interval`", "seconds"]),
+        (&format!("{head}[app.healthcheck]\ntimeout = -1.5"), 4, &["`healthcheck.timeout`", "-1.5"]),
+        (&format!("{head}[app.healthcheck]\nstart_period = nan"), 4, &["`healthcheck.start_period`"]),
+        (&format!("{head}[app.healthcheck]\nretries = 0"), 4, &["`healthcheck.retries`", "at least 1"]),
+        (&format!("{head}[app.healthcheck]\non_unhealthy = \"restart\""), 3, &["on_unhealthy", "`restart ="]),
         (&format!("{head}[app]\nuser = \"\""), 4, &["`user`", "uid:gid"]),
         (&format!("{head}[[publish]]\nport = 9000"), 4, &["`publish.port`", "9000", "9100"]),
         (&format!("{head}[[publish]]\nport = 8443"), 4, &["attestation"]),
@@ -185,19 +252,40 @@ fn service() -> impl Strategy<Value = Service> {
         |(command, env, workdir, user, ready, restart, ready_timeout_s)| Service {
             command,
             env: BTreeMap::from_iter(env),
+            healthcheck: None,
             name: "app".into(),
             ready,
             ready_timeout_s,
             restart,
+            stop_signal: StopSignal::TERM,
+            stop_timeout_s: 10,
             user,
             workdir,
         },
     )
 }
 
+fn check() -> impl Strategy<Value = Option<Healthcheck>> {
+    let command = proptest::collection::vec("[^\0]{1,12}", 1..4);
+    let check = (command, 1_u64.., 1_u32.., any::<u64>()).prop_map(|(command, interval_ms, retries, other)| Healthcheck {
+        command,
+        interval_ms,
+        on_unhealthy: OnUnhealthy::Report,
+        retries: retries.try_into().unwrap(),
+        start_interval_ms: interval_ms,
+        start_period_ms: other,
+        timeout_ms: other.max(1),
+    });
+    proptest::option::of(check)
+}
+
 proptest! {
     #[test]
-    fn canonical_json_round_trips(service in service(), port in 1u16..8000) {
+    fn canonical_json_round_trips(
+        service in service(), port in 1u16..8000, check in check(), signal in 1_u8..=31, stop_timeout_s: u32,
+    ) {
+        let stop_signal = signal.to_string().parse().unwrap();
+        let service = Service { healthcheck: check, stop_signal, stop_timeout_s, ..service };
         let measured = Measured {
             attestation: None,
             name: "x".into(),

@@ -19,7 +19,7 @@ use rustix::{
     io::{Errno, FdFlags},
     ioctl::{self, Setter},
     net::{AddressFamily, SocketFlags, SocketType},
-    process::{Gid, Pid, Uid},
+    process::{Gid, Pid, Signal, Uid},
     thread::CapabilitySet,
 };
 
@@ -97,6 +97,19 @@ pub struct SpawnError {
     pub step: Step,
     /// What the kernel said.
     pub source: io::Error,
+}
+
+/// Sends the signal `number`, 1 to 31 or a real-time signal from 34 to 64, to every process of `group`.
+///
+/// # Errors
+/// `EINVAL` for another number, else what `kill(2)` says.
+pub fn signal_group(group: Pid, number: u8) -> io::Result<()> {
+    if !matches!(number, 1..=31 | 34..=64) {
+        return Err(Errno::INVAL.into());
+    }
+    // SAFETY: the number is a valid one, and none of the two (32 and 33) that C libraries keep for themselves.
+    let signal = unsafe { Signal::from_raw_unchecked(i32::from(number)) };
+    Ok(rustix::process::kill_process_group(group, signal)?)
 }
 
 /// Starts a process in a session of its own, with an empty signal mask, `/dev/null` as input and pipes as outputs.

@@ -23,6 +23,7 @@ impl World {
             name: (*name).into(),
             restart: *restart,
             ready_timeout: timeout.map(Duration::from_secs),
+            stop_timeout: Duration::from_secs(10),
         };
         Self {
             supervisor: Supervisor::new(units.iter().map(spec).collect()),
@@ -228,6 +229,43 @@ fn kills_what_outlives_the_grace_period_and_gives_up_on_what_outlives_that() {
 }
 
 #[test]
+fn each_unit_has_its_own_time_to_stop() {
+    let mut world = World::new(&[("a", Restart::Always, None), ("main", Restart::Never, None)]);
+    world.supervisor.units[0].spec.stop_timeout = Duration::from_secs(60);
+    world.supervisor.units[1].spec.stop_timeout = Duration::from_secs(3);
+    world.give(Input::Begin);
+    world.log();
+    world.give(Input::Shutdown);
+    assert_eq!(world.sleep(), 3_000);
+    assert_eq!(world.log(), ["term 1", "kill 1"]);
+    world.exits(1, Outcome::Signal(9));
+    // All together have as long as the one that has longest.
+    assert_eq!(world.sleep(), 57_000);
+    assert_eq!(world.log(), ["term 0", "kill 0"]);
+}
+
+#[test]
+fn an_unhealthy_unit_is_stopped_and_started_again_by_its_policy() {
+    let mut world = World::begun(&[("main", Restart::OnFailure, None)]);
+    world.log();
+    world.give(Input::Unhealthy { unit: UnitId(0), run: 2 });
+    assert_eq!(world.log(), [""; 0]);
+    world.give(Input::Unhealthy { unit: UnitId(0), run: 1 });
+    world.give(Input::Unhealthy { unit: UnitId(0), run: 1 });
+    assert_eq!(world.log(), ["term 0"]);
+    // That it ends well when it is asked to does not make it a success.
+    world.exits(0, DONE);
+    assert_eq!(world.sleep(), 200);
+    assert_eq!(world.log(), ["spawn 0 2"]);
+    world.give(Input::Unhealthy { unit: UnitId(0), run: 2 });
+    assert_eq!(world.sleep(), 10_000);
+    assert_eq!(world.log(), ["term 0", "kill 0"]);
+    world.give(Input::Shutdown);
+    world.exits(0, Outcome::Signal(9));
+    assert_eq!(world.exit, Some(Exit { code: 137, cause: Cause::Shutdown }));
+}
+
+#[test]
 fn a_shutdown_while_the_main_service_waits_for_its_restart_ends_at_once() {
     let mut world = World::begun(&[("main", Restart::Always, None)]);
     world.exits(0, Outcome::Code(3));
@@ -244,7 +282,7 @@ proptest! {
     #[test]
     fn always_ends_after_a_shutdown(
         units in prop::collection::vec((any_restart(), prop::option::of(1_u64..5)), 1..5),
-        steps in prop::collection::vec((0_u8..4, 0_usize..5, 0_u8..3), 0..60),
+        steps in prop::collection::vec((0_u8..5, 0_usize..5, 0_u8..3), 0..60),
     ) {
         let specs: Vec<_> = units.iter().map(|(restart, timeout)| ("u", *restart, *timeout)).collect();
         let mut world = World::begun(&specs);
@@ -257,6 +295,7 @@ proptest! {
                 0 if world.supervisor.next_deadline().is_some() => { world.sleep(); }
                 1 if world.alive.contains(&UnitId(unit)) => world.exits(unit, Outcome::Code(code)),
                 2 => world.ready(unit, world.supervisor.units[unit].run),
+                4 => world.give(Input::Unhealthy { unit: UnitId(unit), run: world.supervisor.units[unit].run }),
                 _ => world.spawn_fails = !world.spawn_fails,
             }
         }

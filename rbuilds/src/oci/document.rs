@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 
 use crate::Digest;
 
@@ -91,6 +91,10 @@ struct Execution {
     env: Option<Vec<String>>,
     working_dir: Option<String>,
     user: Option<String>,
+    stop_signal: Option<String>,
+    healthcheck: Option<manifest::ImageHealthcheck>,
+    shell: Option<Vec<String>>,
+    exposed_ports: Option<BTreeMap<String, IgnoredAny>>,
 }
 
 impl Descriptor {
@@ -162,6 +166,10 @@ impl Config {
             env: run.env.clone().unwrap_or_default(),
             workdir: run.working_dir.clone().unwrap_or_default(),
             user: run.user.clone().unwrap_or_default(),
+            stop_signal: run.stop_signal.clone().unwrap_or_default(),
+            healthcheck: run.healthcheck.clone().unwrap_or_default(),
+            shell: run.shell.clone().unwrap_or_default(),
+            exposed_ports: run.exposed_ports.iter().flat_map(BTreeMap::keys).cloned().collect(),
         }
     }
 }
@@ -169,6 +177,29 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Docker writes the member names of OCI and two of its own, `Healthcheck` and `Shell`.
+    #[test]
+    fn what_an_image_says_of_its_program_is_read_whole() {
+        let config = |run: &str| -> manifest::ImageConfig {
+            let text = format!(
+                r#"{{"os":"linux","architecture":"amd64","rootfs":{{"diff_ids":[]}},"config":{run}}}"#
+            );
+            serde_json::from_str::<Config>(&text).unwrap().image_config()
+        };
+        let full = config(
+            r#"{"StopSignal":"SIGQUIT","Shell":["/bin/bash","-c"],"ExposedPorts":{"80/tcp":{},"53/udp":{}},
+                "Healthcheck":{"Test":["CMD-SHELL","exit 0"],"Interval":5000000000,"Retries":2}}"#,
+        );
+        assert_eq!((full.stop_signal.as_str(), full.shell.len()), ("SIGQUIT", 2));
+        assert_eq!(full.exposed_ports, ["53/udp", "80/tcp"]);
+        assert_eq!(full.healthcheck.test, ["CMD-SHELL", "exit 0"]);
+        assert_eq!((full.healthcheck.interval, full.healthcheck.retries), (5_000_000_000, 2));
+        let null = config(r#"{"StopSignal":null,"Shell":null,"ExposedPorts":null,"Healthcheck":null}"#);
+        assert_eq!(null, manifest::ImageConfig::default());
+        let no_test = config(r#"{"Healthcheck":{"Test":null}}"#);
+        assert_eq!(no_test, manifest::ImageConfig::default());
+    }
 
     #[test]
     fn an_image_is_asked_for_by_its_name_or_its_tag() {
