@@ -66,12 +66,38 @@ pub(crate) struct BuildArgs {
     /// Default: the pinned kernel that `make kernel` builds.
     #[arg(long, env = "GLASSHOUSE_KERNEL")]
     pub(crate) kernel: Option<PathBuf>,
+    /// What builds the Dockerfile that the manifest names. Default: the first that is here.
+    #[arg(long, value_enum, env = "GLASSHOUSE_BUILDER")]
+    pub(crate) builder: Option<Builder>,
     /// The static program that becomes the enclave's init. Default: glasshouse-enclave beside this program.
     #[arg(long, env = "GLASSHOUSE_ENCLAVE", value_name = "FILE")]
     pub(crate) enclave: Option<PathBuf>,
+    /// Sign the image with this private key: P-384, PEM (PKCS#8 or SEC 1), not encrypted.
+    #[arg(long, value_name = "FILE", requires = "sign_cert", conflicts_with = "sign_command")]
+    pub(crate) sign_key: Option<PathBuf>,
+    /// Have this command sign the image. It gets the bytes to sign on stdin (ECDSA on P-384 with SHA-384) and prints the
+    /// signature, DER or r and s; run by sh.
+    #[arg(long, value_name = "CMD", requires = "sign_cert")]
+    pub(crate) sign_command: Option<String>,
+    /// The certificate for the signing key, PEM. PCR8 is its digest.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) sign_cert: Option<PathBuf>,
+    /// Write neither the SBOM (IMAGE.sbom.json) nor the provenance (IMAGE.provenance.json).
+    #[arg(long)]
+    pub(crate) no_sbom: bool,
     /// Print the report as one JSON object.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Builder {
+    /// Needs no daemon and no root.
+    Buildah,
+    /// Needs no daemon and no root.
+    Podman,
+    /// Needs its daemon.
+    Docker,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]

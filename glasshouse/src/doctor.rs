@@ -9,7 +9,7 @@ use crate::{
     backend::{self, local},
     cli::{BackendKind, DoctorArgs},
     exit::Exit,
-    output, paths,
+    output,
     table::Table,
 };
 
@@ -97,12 +97,12 @@ fn backends() -> Result<Vec<Finding>> {
 
 fn building() -> Result<Vec<Finding>> {
     let absent = |path: &Path| (!path.is_file()).then(|| format!("{} is not there", path.display()));
-    let kernel = paths::pinned_kernel()?;
+    let kernel = rbuilds::pinned_kernel()?;
     let detail = fs::read_to_string(kernel.with_file_name("kernel.json")).unwrap_or_default();
     let version = serde_json::from_str(&detail)
         .ok()
         .and_then(|json: serde_json::Value| Some(json.get("version")?.as_str()?.to_owned()));
-    let program = paths::enclave_program(None);
+    let program = rbuilds::find_guest_binary(None);
     Ok(vec![
         found(
             "kernel",

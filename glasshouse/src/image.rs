@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result};
 use eif::Eif;
 use manifest::Measured;
-use rbuilds::{PcrValue, measured_manifest, registers};
+use rbuilds::{Limits, PcrValue, held_by, measured_manifest, memory_needed, registers};
 
 /// An enclave image on disk, read once.
 #[derive(Debug)]
@@ -24,6 +24,8 @@ pub(crate) struct Image {
     pub(crate) manifest: Measured,
     /// Size of the file in MiB, rounded up.
     pub(crate) size_mib: u64,
+    /// Memory in MiB that booting it takes at least, by what is in it.
+    pub(crate) needed_mib: u64,
     /// Memory in MiB that the image asks for.
     pub(crate) memory_mib: u64,
     /// CPUs that the image asks for.
@@ -42,11 +44,26 @@ impl Image {
         let size_mib = file.metadata()?.len().div_ceil(1 << 20);
         let mut eif = Eif::open(BufReader::with_capacity(1 << 20, file))?;
         let measured = eif.measure()?;
+        let needed_mib = memory_needed(&held_by(&mut eif, &Limits::default())?);
         let header = eif.header();
         let (memory_mib, cpus) = (header.default_memory_bytes >> 20, header.default_cpus);
         let bytes = measured_manifest(&path)?;
         let manifest = Measured::from_canonical_json(&bytes)?;
-        Ok(Self { path, pcrs: registers(&measured, &bytes), manifest, size_mib, memory_mib, cpus })
+        Ok(Self {
+            path,
+            pcrs: registers(&measured, &bytes),
+            manifest,
+            size_mib,
+            needed_mib,
+            memory_mib,
+            cpus,
+        })
+    }
+
+    /// How long the enclave's init may wait for its services at a shutdown (`docs/spec/init-control.md`).
+    pub(crate) fn stop_timeout(&self) -> Duration {
+        let longest = self.manifest.services.iter().map(|service| service.stop_timeout_s).max();
+        Duration::from_secs(longest.unwrap_or_default().max(DEFAULT_STOP_TIMEOUT_S).into())
     }
 
     /// Every port the enclave answers on, the attestation server's first.

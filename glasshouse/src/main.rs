@@ -10,6 +10,7 @@
 mod backend;
 mod build;
 mod cli;
+mod dockerfile;
 mod doctor;
 mod enclave;
 mod evidence;
@@ -21,6 +22,7 @@ mod output;
 mod paths;
 mod publish;
 mod run;
+mod signing;
 mod state;
 mod table;
 mod verify;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::Result;
-use enclave_init::event::{Event, Level, Outcome, Record, ServiceState};
+use enclave_init::event::{Event, Health, Level, Outcome, Record, ServiceState};
 
 use rustix::stdio::{dup2_stderr, dup2_stdout};
 
@@ -137,6 +137,10 @@ pub(crate) fn describe(record: &Record) -> Option<Line> {
             ServiceState::Restarting { delay_ms } => format!("{service} is started again in {delay_ms} ms"),
             ServiceState::Starting => return None,
         },
+        Event::Health { service, health: Health::Healthy, .. } => format!("{service} is healthy"),
+        Event::Health { service, health: Health::Unhealthy { reason, output }, .. } => {
+            format!("{service} is unhealthy: its health check failed: {reason}: {output}")
+        }
         Event::Dropped { count } => format!("{count} log lines were dropped: the host read too slowly"),
         _ => return None,
     };

@@ -28,8 +28,8 @@ use crate::{
     state::{Claimed, Folder, Instance, Status},
 };
 
-/// How long a shutdown may take before the enclave is ended by force. Init gives its services 10 seconds.
-const SHUTDOWN_GRACE: Duration = Duration::from_secs(15);
+/// How long a shutdown may take beyond the time that the services have, before the enclave is ended by force.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 /// How long after the enclave's end its last events may take to arrive.
 const LAST_EVENTS: Duration = Duration::from_millis(500);
 /// Lines of the console shown when an enclave ends without a word.
@@ -104,7 +104,7 @@ fn plan(args: &RunArgs) -> Result<Plan> {
         }
     }
     let memory_mib = args.memory.unwrap_or(image.memory_mib);
-    check_memory(choice.kind, memory_mib, image.size_mib)?;
+    check_memory(choice.kind, memory_mib, &image)?;
     Ok(Plan {
         name,
         backend: choice.kind,
@@ -118,20 +118,21 @@ fn plan(args: &RunArgs) -> Result<Plan> {
     })
 }
 
-/// Too little memory shows as an obscure failure of a boot, so it is refused before. The image is held once as it
-/// was loaded, once as the kernel unpacks it, and on Nitro once more while it is being loaded.
-fn check_memory(backend: BackendKind, memory_mib: u64, image_mib: u64) -> Result<()> {
+/// Too little memory shows as files cut short or as an obscure failure of a boot, so it is refused before. `nitro-cli`
+/// takes no less than four times the image; `local` boots no kernel and holds the files once.
+fn check_memory(backend: BackendKind, memory_mib: u64, image: &Image) -> Result<()> {
     let needed = match backend {
-        BackendKind::Nitro => image_mib * 4,
-        BackendKind::Qemu => image_mib * 2 + 48,
-        BackendKind::Local => image_mib + 16,
+        BackendKind::Nitro => image.needed_mib.max(image.size_mib * 4),
+        BackendKind::Qemu => image.needed_mib,
+        BackendKind::Local => image.size_mib + 16,
     };
     if memory_mib >= needed {
         return Ok(());
     }
     Err(Usage(format!(
-        "{memory_mib} MiB of memory are too little for an image of {image_mib} MiB, which needs {needed} on {}: \
-         pass --memory {needed}, or raise memory_mib under [resources] in glasshouse.toml",
+        "{memory_mib} MiB of memory are too little for {}, which needs {needed} MiB on {}, and what its application \
+         takes on top: pass --memory {needed} or more, or raise memory_mib under [resources] in glasshouse.toml",
+        image.path.display(),
         backend::name(backend)
     ))
     .into())
@@ -249,7 +250,7 @@ async fn watch(
                     enclave.kill();
                 } else {
                     stopping = true;
-                    deadline = Instant::now() + SHUTDOWN_GRACE;
+                    deadline = Instant::now() + plan.image.stop_timeout() + SHUTDOWN_GRACE;
                     enclave.request_shutdown();
                 }
             }

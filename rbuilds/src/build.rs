@@ -1,21 +1,25 @@
 //! From a manifest and its inputs to an image file.
 
 use std::{
+    fmt,
     fs::File,
     io::{self, BufReader, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
 };
 
-use eif::{BuildMetadata, Metadata, Source, Writer};
+use eif::{BuildMetadata, Metadata, Signer, Source, Writer};
 use manifest::Manifest;
 
 use crate::{
     BuildReport, Digest, Error, Limits, REPORT_VERSION,
     digest::HashingReader,
+    documents::{self, Documents, Made},
     error::WriteError,
     intake::Intake,
+    memory::{FRAMEWORK_ENTRIES, Held, memory_needed},
     notes::Notes,
     output::{Output, directory_of},
+    ports,
     ramdisk::{BootFile, write_application, write_boot},
     report::registers,
     source::{Application, take_in},
@@ -46,6 +50,8 @@ pub struct BuildInput<'a> {
     pub limits: Limits,
     /// The time in the image's metadata, which nothing measures, in seconds since 1970: `SOURCE_DATE_EPOCH`, else 0.
     pub build_time: u64,
+    /// Who signs the image, if anybody. The signature differs each time, the registers do not.
+    pub signer: Option<&'a Signer>,
 }
 
 /// A kernel and how it is started.
@@ -99,6 +105,21 @@ pub enum Step<'a> {
     },
 }
 
+impl fmt::Display for Step<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+        match *self {
+            Self::Layer { number, of, bytes } => {
+                write!(f, "reading layer {number} of {of} ({} MiB)", mib(bytes))
+            }
+            Self::Archive { path } | Self::Rootfs { path } => write!(f, "reading {}", path.display()),
+            Self::Write { files, bytes } => {
+                write!(f, "writing and measuring {files} files ({} MiB)", mib(bytes))
+            }
+        }
+    }
+}
+
 /// Called at the beginning of each step.
 pub type Progress<'a> = &'a dyn Fn(Step<'_>);
 
@@ -107,6 +128,25 @@ pub type Progress<'a> = &'a dyn Fn(Step<'_>);
 /// # Errors
 /// [`Error`] names what is wrong with which input. Nothing is left behind then, and an older image stays as it was.
 pub fn build(input: &BuildInput<'_>, progress: Progress<'_>) -> Result<BuildReport, Error> {
+    build_and(input, progress, |_| Ok(())).map(|(report, ())| report)
+}
+
+/// Builds as [`build`] does, and says what packages the image holds and how it came to be. The image is read once more.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_documented(
+    input: &BuildInput<'_>,
+    progress: Progress<'_>,
+) -> Result<(BuildReport, Documents), Error> {
+    build_and(input, progress, documents::describe)
+}
+
+fn build_and<D>(
+    input: &BuildInput<'_>,
+    progress: Progress<'_>,
+    document: impl FnOnce(&Made<'_>) -> io::Result<D>,
+) -> Result<(BuildReport, D), Error> {
     if input.build_time > LAST_SECOND {
         return Err(Error::BuildTime { found: input.build_time });
     }
@@ -115,20 +155,33 @@ pub fn build(input: &BuildInput<'_>, progress: Progress<'_>) -> Result<BuildRepo
     let mut boot = BootInputs::open(input)?;
     let mut intake = Intake::new(input.limits, directory_of(input.output)).map_err(unwritable)?;
     let application = take_in(&input.manifest.image, input.base_dir, &mut intake, progress)?;
-    let manifest = input.manifest.resolve(&application.config)?.to_canonical_json();
+    let measured = input.manifest.resolve(&application.config)?;
+    let manifest = measured.to_canonical_json();
     let (files, bytes) = extent(&application.tree);
     progress(Step::Write { files, bytes });
     let measurements = write_image(input, &mut boot, &manifest, &application.tree, output.file())
         .map_err(|e| write_error(input, e))?;
+    let eif_bytes = output.file().metadata().map_err(unwritable)?.len();
+    let mut notes = intake.into_notes();
+    ports::note(&application.config.exposed_ports, &measured.publish, &mut notes);
     let report = BuildReport {
         pcrs: registers(&measurements, &manifest),
         files,
         content_bytes: bytes,
-        eif_bytes: output.file().metadata().map_err(unwritable)?.len(),
-        ..describe(input, &boot, &application, intake.into_notes())
+        eif_bytes,
+        memory_mib: Some(memory_needed(&held(eif_bytes, &boot, &manifest, &application.tree))),
+        ..describe(input, &boot, &application, notes)
     };
+    let made = Made {
+        report: &report,
+        application: &application,
+        manifest: &manifest,
+        kernel_version: &boot.kernel_version,
+        image: output.file(),
+    };
+    let documents = document(&made).map_err(unwritable)?;
     output.commit().map_err(unwritable)?;
-    Ok(report)
+    Ok((report, documents))
 }
 
 fn write_error(input: &BuildInput<'_>, source: impl Into<WriteError>) -> Error {
@@ -146,6 +199,16 @@ fn extent(tree: &Tree) -> (u64, u64) {
         }
     }
     (files, contents.into_values().sum())
+}
+
+/// What the image takes at boot, without reading it again; [`crate::held_by`] says the same of the file.
+fn held(eif_bytes: u64, boot: &BootInputs, manifest: &[u8], tree: &Tree) -> Held {
+    let mut held = Held { image_bytes: eif_bytes, entries: FRAMEWORK_ENTRIES, ..Held::default() };
+    held.add_tree(tree);
+    held.add_entry(manifest.len() as u64);
+    held.add_entry(boot.guest_binary.len);
+    boot.nsm_ko.iter().for_each(|module| held.add_entry(module.len));
+    held
 }
 
 fn write_image(
@@ -169,7 +232,7 @@ fn write_image(
         write_boot(section, boot.guest_binary.file(), nsm_ko)
     })?;
     image.ramdisk_with(|section| write_application(section, manifest, tree))?;
-    Ok(image.finish(None)?)
+    Ok(image.finish(input.signer)?)
 }
 
 fn metadata(input: &BuildInput<'_>, kernel_version: String) -> Metadata {
@@ -206,6 +269,7 @@ fn describe(
         files: 0,
         content_bytes: 0,
         eif_bytes: 0,
+        memory_mib: None,
         notes: notes.into_vec(),
     }
 }

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::signing_cli::{MeasureArgs, SignArgs, VerifySignatureArgs};
+
 /// Look into enclave images, and find out why two of them do not measure the same.
 #[derive(Debug, Parser)]
 #[command(name = "rbuilds", version, after_help = EXIT_CODES)]
@@ -13,9 +15,9 @@ pub(crate) struct Cli {
 }
 
 const EXIT_CODES: &str = "Exit codes:
-  0  done; for `diff`: the same measurements and the same bytes
-  1  for `diff`: the images differ
-  2  usage
+  0  done; for `diff`: the same measurements and the same bytes; for `verify`: reproduced
+  1  for `diff`: the images differ; for `verify`: not reproduced; for `verify-signature`: refused
+  2  usage, or an unusable key, certificate or signature
   3  an image cannot be read or is malformed; the message says why";
 
 #[derive(Debug, Subcommand)]
@@ -24,6 +26,14 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     /// Show how two images differ, down to the attribute or byte, and which register each difference moves.
     Diff(DiffArgs),
+    /// Show what booting an image measures, and write what a signer elsewhere has to sign.
+    Measure(MeasureArgs),
+    /// Sign an image that is already built, or replace its signature.
+    Sign(SignArgs),
+    /// Check the signature of an image, and whose it is.
+    VerifySignature(VerifySignatureArgs),
+    /// Build an image again from its inputs, and show in what the result differs.
+    Verify(VerifyArgs),
 }
 
 #[derive(Debug, Args)]
@@ -47,6 +57,33 @@ pub(crate) struct DiffArgs {
     pub(crate) a: PathBuf,
     /// The second image, such as your own build.
     pub(crate) b: PathBuf,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The signature and what nothing measures may differ: the answer is then still yes, and says so."
+)]
+pub(crate) struct VerifyArgs {
+    /// The image in question. Reference values beside it (IMAGE.json) tell which input is another one.
+    pub(crate) image: PathBuf,
+    /// The manifest it was built from, or its folder.
+    #[arg(default_value = "glasshouse.toml")]
+    pub(crate) manifest: PathBuf,
+    /// The kernel: a bzImage, or a directory of the vendor's blobs. Default: the manifest's, else the pinned kernel.
+    #[arg(long, env = "GLASSHOUSE_KERNEL")]
+    pub(crate) kernel: Option<PathBuf>,
+    /// The static program that is the enclave's init. Default: glasshouse-enclave beside this program.
+    #[arg(long, env = "GLASSHOUSE_ENCLAVE", value_name = "FILE")]
+    pub(crate) enclave: Option<PathBuf>,
+    /// The container image, as an archive, in place of what the manifest names: a Dockerfile's result, say.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) archive: Option<PathBuf>,
+    /// Keep the rebuilt image here.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) keep: Option<PathBuf>,
     /// Print one JSON object.
     #[arg(long)]
     pub(crate) json: bool,

@@ -34,6 +34,12 @@ pub enum Error {
         #[source]
         source: OciError,
     },
+    /// A Dockerfile is an input of builders of container images; what they make is one of ours.
+    #[error("{} is a Dockerfile: give the container image that was built from it, saved as an archive", path.display())]
+    Dockerfile {
+        /// The Dockerfile.
+        path: PathBuf,
+    },
     /// The image archive is broken, or does not hold the image asked for.
     #[error("the image archive {} cannot be used", path.display())]
     Archive {

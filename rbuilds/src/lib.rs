@@ -18,6 +18,7 @@ mod compare;
 mod content;
 mod diff;
 mod digest;
+mod documents;
 mod error;
 mod image;
 mod inspect;
@@ -25,25 +26,36 @@ mod intake;
 mod json_changes;
 mod limits;
 mod listing;
+mod memory;
 mod notes;
 mod oci;
 mod output;
+mod parts;
 mod path;
 mod pax;
+mod ports;
+mod project;
+mod provenance;
 mod ramdisk;
 mod report;
 mod rootfs;
+mod sbom;
+mod signing;
 mod source;
 mod stream;
 mod time;
 mod tree;
 mod unpack;
+mod verify;
 mod zstd;
 
-pub use build::{BuildInput, DEFAULT_CMDLINE, DEFAULT_CMDLINE_WITH_MODULE, Kernel, Progress, Step, build};
+pub use build::{
+    BuildInput, DEFAULT_CMDLINE, DEFAULT_CMDLINE_WITH_MODULE, Kernel, Progress, Step, build, build_documented,
+};
 pub use compare::{ByteRange, LineChange};
 pub use diff::{Change, Diff, Difference, PcrPair, Side, diff};
 pub use digest::{Digest, DigestError};
+pub use documents::{DocumentPaths, Documents};
 pub use error::{EntryError, Error, LayerError, OciError, UnpackError, WriteError};
 pub use image::Part;
 pub use inspect::{
@@ -52,6 +64,14 @@ pub use inspect::{
 pub use json_changes::JsonChange;
 pub use limits::Limits;
 pub use listing::{Compression, NoArchive};
+pub use memory::{Held, held_by, memory_needed};
 pub use notes::{Note, NoteKind};
+pub use parts::{PartError, cache_folder, find_guest_binary, find_kernel, pinned_kernel};
+pub use project::{Project, ProjectError, source_date_epoch};
 pub use report::{BuildReport, PcrValue, PcrValueError, REPORT_VERSION, reference_values_path, registers};
+pub use signing::{
+    HookError, KeySource, MeasuredImage, SignError, SignInput, SignatureCheck, SignatureRefusal, SignedImage,
+    Trust, certificates, check_signature, measure, sign, signer,
+};
 pub use unpack::{MANIFEST_PATH, Ownership, measured_manifest, unpack_ramdisks};
+pub use verify::{OtherInput, Verification, verify};

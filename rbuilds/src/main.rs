@@ -1,24 +1,28 @@
-//! The `rbuilds` program: arguments, output and exit status around [`rbuilds::inspect`] and [`rbuilds::diff`].
+//! The `rbuilds` program: arguments, output and exit status around [`rbuilds::inspect`],
+//! [`rbuilds::diff`] and [`rbuilds::verify`].
 
 #![forbid(unsafe_code)]
 
 mod cli;
+mod signing_cli;
 
 use std::{
     fmt::Display,
-    io::{self, BufWriter, ErrorKind, Write},
+    io::{self, BufWriter, ErrorKind, IsTerminal, Write},
     process::ExitCode,
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Parser;
-use rbuilds::{InspectOptions, Limits, diff, inspect};
+use rbuilds::{BuildInput, InspectOptions, Limits, Project, ProjectError, Step, Verification, diff, inspect};
 use serde::Serialize;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, VerifyArgs};
 
 /// The images differ.
 const DIFFERENT: u8 = 1;
+/// A mistake in the manifest.
+const USAGE: u8 = 2;
 /// There is no answer.
 const FAILED: u8 = 3;
 
@@ -28,7 +32,7 @@ fn main() -> ExitCode {
         Err(error) => {
             // A closed stderr leaves nobody to tell.
             let _ = writeln!(io::stderr(), "rbuilds: {error:#}");
-            ExitCode::from(FAILED)
+            ExitCode::from(if error.is::<ProjectError>() { USAGE } else { FAILED })
         }
     }
 }
@@ -40,11 +44,48 @@ fn run(command: Command) -> Result<ExitCode> {
             print(&inspect(&args.image, &options)?, args.json)?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Measure(args) => signing_cli::measure(&args),
+        Command::Sign(args) => signing_cli::sign(&args),
+        Command::VerifySignature(args) => signing_cli::verify_signature(&args),
         Command::Diff(args) => {
             let diff = diff(&args.a, &args.b, &Limits::default())?;
             print(&diff, args.json)?;
             Ok(if diff.identical { ExitCode::SUCCESS } else { ExitCode::from(DIFFERENT) })
         }
+        Command::Verify(args) => {
+            let verification = rebuild(&args)?;
+            print(&verification, args.json)?;
+            Ok(if verification.reproduced() { ExitCode::SUCCESS } else { ExitCode::from(DIFFERENT) })
+        }
+    }
+}
+
+/// Builds the image again, in a folder that is gone afterwards unless the result is to be kept.
+fn rebuild(args: &VerifyArgs) -> Result<Verification> {
+    let mut project = Project::open(&args.manifest)?;
+    if let Some(archive) = &args.archive {
+        project.take_archive(archive)?;
+    }
+    let folder = tempfile::tempdir().context("cannot make a temporary folder: set TMPDIR")?;
+    let output = args.keep.clone().unwrap_or_else(|| folder.path().join("rebuilt.eif"));
+    let input = BuildInput {
+        manifest: &project.manifest,
+        base_dir: &project.base_dir,
+        guest_binary: &rbuilds::find_guest_binary(args.enclave.as_deref())?,
+        kernel: project.kernel(args.kernel.clone())?,
+        output: &output,
+        limits: Limits::default(),
+        build_time: rbuilds::source_date_epoch()?,
+        signer: None,
+    };
+    Ok(rbuilds::verify(&args.image, &input, &progress)?)
+}
+
+fn progress(step: Step<'_>) {
+    let mut stderr = io::stderr();
+    if stderr.is_terminal() {
+        // A closed stderr leaves nobody to tell.
+        let _ = writeln!(stderr, "{step}");
     }
 }
 

@@ -16,7 +16,7 @@ pub struct Note {
     pub kind: NoteKind,
     /// To how many entries.
     pub count: u64,
-    /// The first of them, at most five, as paths inside the image.
+    /// The first of them, at most five: paths inside the image, or ports as `53/udp`.
     pub examples: Vec<String>,
 }
 
@@ -37,6 +37,8 @@ pub enum NoteKind {
     SetIdDropped,
     /// Metadata of the AUFS file system (`.wh..wh.*`) was left out.
     AufsMetadataLeftOut,
+    /// A file that should tell of packages could not be read, so the SBOM lacks them. Never in reference values.
+    PackagesUnread,
 }
 
 impl NoteKind {
@@ -56,6 +58,12 @@ impl NoteKind {
                  use an archive or an image layout to keep owners and modes"
             }
             Self::AufsMetadataLeftOut => "metadata of the AUFS file system was left out",
+            Self::PortNotPublished => {
+                "ports that the image exposes are not published, because glasshouse.toml does not say so: \
+                 add [[publish]] with the port there"
+            }
+            Self::PortNotCarried => "ports that the image exposes are not reachable: only TCP is carried",
+            Self::PackagesUnread => "the SBOM lacks packages: files that tell of them were not read",
         }
     }
 }
@@ -66,10 +74,14 @@ pub(crate) struct Notes(BTreeMap<NoteKind, (u64, Vec<String>)>);
 
 impl Notes {
     pub(crate) fn add(&mut self, kind: NoteKind, path: &EntryPath) {
+        self.add_text(kind, &path.to_string());
+    }
+
+    pub(crate) fn add_text(&mut self, kind: NoteKind, example: &str) {
         let (count, examples) = self.0.entry(kind).or_default();
         *count += 1;
         if examples.len() < MAX_EXAMPLES {
-            examples.push(path.to_string());
+            examples.push(example.to_owned());
         }
     }
 

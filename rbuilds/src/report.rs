@@ -49,6 +49,10 @@ pub struct BuildReport {
     pub content_bytes: u64,
     /// Length of the image file, in bytes.
     pub eif_bytes: u64,
+    /// The least memory that the enclave boots with, in MiB ([`crate::memory_needed`]); `None` in files of versions of
+    /// this program that did not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_mib: Option<u64>,
     /// What was left out or changed.
     pub notes: Vec<Note>,
 }

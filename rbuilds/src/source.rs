@@ -23,6 +23,8 @@ pub(crate) struct Application {
     pub(crate) config: ImageConfig,
     /// The image manifest's digest, if the input was a container image.
     pub(crate) image_manifest: Option<Digest>,
+    /// Its layers, the lowest first, as they are stored if the image says so, else unpacked.
+    pub(crate) layers: Vec<Digest>,
 }
 
 /// Takes an input in. Relative paths are relative to `base_dir`.
@@ -40,6 +42,7 @@ pub(crate) fn take_in(
             take_in_archive(&base_dir.join(path), tag.as_deref(), intake, progress)
         }
         ImageSource::Rootfs(path) => take_in_rootfs(&base_dir.join(path), intake, progress),
+        ImageSource::Dockerfile(source) => Err(Error::Dockerfile { path: base_dir.join(&source.file) }),
     }
 }
 
@@ -86,7 +89,8 @@ fn take_in_layers(
             .and_then(|changes| tree.apply(changes))
             .map_err(|source| Error::Layer { number, of, digest: layer.expected.name(), source })?;
     }
-    Ok(Application { tree, config: image.config.image_config(), image_manifest: image.manifest })
+    let layers = image.layers.iter().map(|layer| layer.expected.name()).collect();
+    Ok(Application { tree, config: image.config.image_config(), image_manifest: image.manifest, layers })
 }
 
 fn take_in_rootfs(path: &Path, intake: &mut Intake, progress: Progress<'_>) -> Result<Application, Error> {
@@ -100,7 +104,7 @@ fn take_in_rootfs(path: &Path, intake: &mut Intake, progress: Progress<'_>) -> R
         read_rootfs(&open(path)?, intake).and_then(|layer| tree.apply(layer)).map_err(in_rootfs)?;
         tree
     };
-    Ok(Application { tree, config: ImageConfig::default(), image_manifest: None })
+    Ok(Application { tree, config: ImageConfig::default(), image_manifest: None, layers: Vec::new() })
 }
 
 fn open(path: &Path) -> Result<Content, Error> {

@@ -397,6 +397,7 @@ fn the_build_time_is_in_the_metadata_and_in_no_register() {
             output: &workshop.output(),
             limits: workshop.limits,
             build_time,
+            signer: None,
         };
         let report = build(&input, &|step| steps.borrow_mut().push(format!("{step:?}")))?;
         let mut image = eif::Eif::open(fs::File::open(workshop.output()).unwrap()).unwrap();
@@ -423,6 +424,9 @@ fn reads_the_specified_reference_values() {
     let text = include_str!("../../docs/spec/vectors/reference-values.json");
     let report: BuildReport = serde_json::from_str(text).unwrap();
     assert_eq!(report.to_json(), text);
+    let earlier = text.replacen("  \"memory_mib\": 50,\n", "", 1);
+    let report: BuildReport = serde_json::from_str(&earlier).unwrap();
+    assert_eq!((report.memory_mib, report.to_json()), (None, earlier));
     let later = text.replacen("\"version\": 1", "\"version\": 2", 1);
     let error = serde_json::from_str::<BuildReport>(&later).unwrap_err();
     assert!(error.to_string().contains("version 2"), "{error}");

@@ -43,6 +43,7 @@ fn build_in(workshop: &Path) -> Result<BuildReport, Error> {
         output: &workshop.join("out/app.eif"),
         limits: Limits::default(),
         build_time: 0,
+        signer: None,
     };
     build(&input, &|_| {})
 }

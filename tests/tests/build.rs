@@ -132,6 +132,26 @@ fn too_little_memory_is_refused_with_the_figure_that_is_enough() {
     assert!(text(&output).contains("8443, 8080"), "{}", text(&output));
 }
 
+/// What boots a kernel is refused with less memory than the kernel takes for the files, by the figure that the build said.
+#[test]
+fn an_enclave_is_refused_less_memory_than_its_image_boots_with() {
+    let Some(bed) = Bed::qemu() else { return };
+    let dir = bed.manifest("small", &hello_manifest("small").replace("memory_mib = 256", "memory_mib = 64"));
+    let image = bed.path("small.eif");
+    let built = bed.run(&["build", utf8(&dir), "-o", utf8(&image)]);
+    let reference = fs::read(image.with_added_extension("json")).unwrap();
+    let reference: serde_json::Value = serde_json::from_slice(&reference).unwrap();
+    let needed = reference["memory_mib"].as_u64().unwrap();
+    assert!(text(&built).contains(&format!("warning: the image needs {needed} MiB")), "{}", text(&built));
+    // The host has the image alone.
+    fs::remove_file(image.with_added_extension("json")).unwrap();
+    for args in [&[][..], &["--memory", &(needed - 1).to_string()]] {
+        let output = bed.run(&[&["run", utf8(&image), "--backend", "qemu"], args].concat());
+        assert_eq!(output.status.code(), Some(125), "{}", text(&output));
+        assert!(text(&output).contains(&format!("--memory {needed}")), "{}", text(&output));
+    }
+}
+
 #[test]
 fn a_file_that_is_no_image_is_refused() {
     let Some(bed) = Bed::local() else { return };

@@ -16,7 +16,8 @@ mod source;
 
 pub use health::{Healthcheck, ImageHealthcheck, OnUnhealthy};
 pub use measured::{
-    Attestation, DEFAULT_STOP_TIMEOUT_S, MEASURED_VERSION, Measured, MeasuredError, Readiness, Restart, Service,
+    Attestation, DEFAULT_STOP_TIMEOUT_S, MEASURED_VERSION, Measured, MeasuredError, Readiness, Restart,
+    Service,
 };
 pub use signal::StopSignal;
 pub use source::{Dockerfile, ImageConfig, ImageSource, Manifest, ManifestError, ResolveError, Resources};

@@ -1,13 +1,18 @@
 //! `glasshouse.toml`: what a developer writes, checked, and its resolution against the image.
 
-use std::{collections::BTreeMap, num::NonZeroU16, ops::Range, path::{Path, PathBuf}};
+use std::{
+    collections::BTreeMap,
+    num::NonZeroU16,
+    ops::Range,
+    path::{Path, PathBuf},
+};
 
 use serde::Deserialize;
 use toml::Spanned;
 
 use crate::{
-    Attestation, DEFAULT_ATTESTATION_PORT, DEFAULT_STOP_TIMEOUT_S, Healthcheck, ImageHealthcheck, MEASURED_VERSION, Measured,
-    RESERVED_PORTS, Readiness, Restart, Service, StopSignal,
+    Attestation, DEFAULT_ATTESTATION_PORT, DEFAULT_STOP_TIMEOUT_S, Healthcheck, ImageHealthcheck,
+    MEASURED_VERSION, Measured, RESERVED_PORTS, Readiness, Restart, Service, StopSignal,
     health::{HealthError, HealthOverrides, RawHealth},
     is_valid_name,
 };
@@ -141,7 +146,9 @@ pub enum ResolveError {
         entry: String,
     },
     /// The image's `StopSignal` is none.
-    #[error("the image's StopSignal {found:?}: {allowed}; set `stop_signal` in glasshouse.toml to override it")]
+    #[error(
+        "the image's StopSignal {found:?}: {allowed}; set `stop_signal` in glasshouse.toml to override it"
+    )]
     ImageStopSignal {
         /// What the image says.
         found: String,
@@ -149,10 +156,14 @@ pub enum ResolveError {
         allowed: &'static str,
     },
     /// The image's `Healthcheck` cannot be followed.
-    #[error("the image's Healthcheck: {0}; set `healthcheck` in glasshouse.toml to override it, or to \"none\"")]
+    #[error(
+        "the image's Healthcheck: {0}; set `healthcheck` in glasshouse.toml to override it, or to \"none\""
+    )]
     ImageHealthcheck(&'static str),
     /// A health check's times are given, but nothing that is to be run.
-    #[error("service {service}: its health check has no command: set `healthcheck.command` in glasshouse.toml")]
+    #[error(
+        "service {service}: its health check has no command: set `healthcheck.command` in glasshouse.toml"
+    )]
     NoHealthCommand {
         /// The service's name.
         service: String,
@@ -592,7 +603,8 @@ fn check_health(raw: Option<Spanned<RawHealth>>, restart: Restart) -> Result<Hea
     let span = raw.as_ref().map_or(0..0, Spanned::span);
     let health = RawHealth::check(raw.map(Spanned::into_inner))?;
     if health.restarts() && restart == Restart::Never {
-        let message = "`healthcheck.on_unhealthy`: \"restart\" goes with `restart = \"on-failure\"` or \"always\"";
+        let message =
+            "`healthcheck.on_unhealthy`: \"restart\" goes with `restart = \"on-failure\"` or \"always\"";
         return Err(Mistake { span, message: message.to_owned() });
     }
     Ok(health)

@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 
 use manifest::{
-    Healthcheck, ImageConfig, ImageHealthcheck, ImageSource, Manifest, Measured, MeasuredError, OnUnhealthy, Readiness, ResolveError, Restart, Service,
-    StopSignal,
+    Healthcheck, ImageConfig, ImageHealthcheck, ImageSource, Manifest, Measured, MeasuredError, OnUnhealthy,
+    Readiness, ResolveError, Restart, Service, StopSignal,
 };
 use proptest::prelude::*;
 
@@ -122,7 +122,10 @@ fn the_images_health_check_and_stop_signal_are_the_applications() {
         assert_eq!(resolve("", &healthy_image(none)).unwrap().healthcheck, None);
     }
     for bad in [&["CMD"] as &[_], &["CMD-SHELL", "a", "b"], &["curl", "x"]] {
-        assert!(matches!(resolve("", &healthy_image(bad)), Err(ResolveError::ImageHealthcheck(_))), "{bad:?}");
+        assert!(
+            matches!(resolve("", &healthy_image(bad)), Err(ResolveError::ImageHealthcheck(_))),
+            "{bad:?}"
+        );
         assert!(resolve("healthcheck = \"none\"", &healthy_image(bad)).is_ok(), "{bad:?}");
     }
     let wrong = ImageConfig { stop_signal: "SIGFOO".into(), ..image };
@@ -146,7 +149,8 @@ fn the_manifest_overrides_the_health_check_member_by_member() {
     assert!(matches!(no_command, Err(ResolveError::NoHealthCommand { .. })));
     let no_check = resolve(&format!("{command}ready = \"healthy\""), &bare);
     assert!(matches!(no_check, Err(ResolveError::NoHealthcheck { .. })));
-    let other = Manifest::parse("name = \"a\"\nimage.rootfs = \"r\"\n[[service]]\nname = \"b\"\ncommand = [\"/b\"]");
+    let other =
+        Manifest::parse("name = \"a\"\nimage.rootfs = \"r\"\n[[service]]\nname = \"b\"\ncommand = [\"/b\"]");
     let other = other.unwrap().resolve(&image).unwrap().services.remove(0);
     assert_eq!((other.healthcheck, other.stop_signal), (None, StopSignal::TERM));
 }
@@ -267,15 +271,18 @@ fn service() -> impl Strategy<Value = Service> {
 
 fn check() -> impl Strategy<Value = Option<Healthcheck>> {
     let command = proptest::collection::vec("[^\0]{1,12}", 1..4);
-    let check = (command, 1_u64.., 1_u32.., any::<u64>()).prop_map(|(command, interval_ms, retries, other)| Healthcheck {
-        command,
-        interval_ms,
-        on_unhealthy: OnUnhealthy::Report,
-        retries: retries.try_into().unwrap(),
-        start_interval_ms: interval_ms,
-        start_period_ms: other,
-        timeout_ms: other.max(1),
-    });
+    let check =
+        (command, 1_u64.., 1_u32.., any::<u64>()).prop_map(|(command, interval_ms, retries, other)| {
+            Healthcheck {
+                command,
+                interval_ms,
+                on_unhealthy: OnUnhealthy::Report,
+                retries: retries.try_into().unwrap(),
+                start_interval_ms: interval_ms,
+                start_period_ms: other,
+                timeout_ms: other.max(1),
+            }
+        });
     proptest::option::of(check)
 }
 

@@ -16,7 +16,7 @@ use eif::{
 use serde::Serialize;
 use serde_json::Value;
 
-pub(crate) use self::signer::subject;
+pub(crate) use self::signer::{signer as signer_info, subject};
 use self::space::{largest_directories, largest_files};
 pub use self::{signer::SignerInfo, space::Space};
 use crate::{
@@ -244,7 +244,7 @@ fn ramdisk_info(number: usize, contents: Contents, options: &InspectOptions) -> 
 }
 
 /// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -26,7 +26,7 @@ pub struct SignerInfo {
     pub problem: Option<String>,
 }
 
-pub(super) fn signer(image: &mut Image, measured: &Measurements) -> Result<Option<SignerInfo>, Error> {
+pub(crate) fn signer(image: &mut Image, measured: &Measurements) -> Result<Option<SignerInfo>, Error> {
     let Some(signature) = image.signature()? else { return Ok(None) };
     let der = signature.certificate_der();
     let problem = signature.verify_signature(&measured.pcr0).err().map(|error| chain(&error));

@@ -59,6 +59,7 @@ impl Workshop {
             output: &output,
             limits: self.limits,
             build_time: 0,
+            signer: None,
         };
         build(&input, &|_| {})
     }
