@@ -6,11 +6,12 @@ use std::{
     io::BufReader,
     num::NonZeroU16,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
 use eif::Eif;
-use manifest::Measured;
+use manifest::{DEFAULT_STOP_TIMEOUT_S, Measured};
 use rbuilds::{Limits, PcrValue, held_by, measured_manifest, memory_needed, registers};
 
 /// An enclave image on disk, read once.

@@ -39,6 +39,10 @@ pub enum NoteKind {
     AufsMetadataLeftOut,
     /// A file that should tell of packages could not be read, so the SBOM lacks them. Never in reference values.
     PackagesUnread,
+    /// A TCP port that the image exposes is not published.
+    PortNotPublished,
+    /// A port that the image exposes is not TCP: an enclave carries nothing else.
+    PortNotCarried,
 }
 
 impl NoteKind {
