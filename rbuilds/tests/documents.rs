@@ -22,6 +22,7 @@ fn build_in(workshop: &Workshop, image: &str, output: &str) -> (BuildReport, Doc
         output: &workshop.path(output),
         limits: Limits::default(),
         build_time: 0,
+        signer: None,
     };
     build_documented(&input, &|_| {}).unwrap()
 }
