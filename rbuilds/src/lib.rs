@@ -7,8 +7,8 @@
 //! ever extracted. [`measured_manifest`] and [`unpack_ramdisks`] read an image again; [`inspect`] shows what one holds, and
 //! [`diff`] why two do not measure the same.
 //!
-//! It runs no program, needs no privilege and no network, and prints nothing: the `glasshouse` command and the thin
-//! program `rbuilds` call it.
+//! It runs no program but the signing command that its caller names, needs no privilege and no network, and prints
+//! nothing: the `glasshouse` command and the thin program `rbuilds` call it.
 
 #![forbid(unsafe_code)]
 
