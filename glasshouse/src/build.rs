@@ -7,7 +7,9 @@ use std::{
 
 use anyhow::Result;
 use manifest::ImageSource;
-use rbuilds::{BuildInput, BuildReport, Documents, Limits, Note, PartError, Project, Step};
+use rbuilds::{
+    BuildInput, BuildReport, Documents, Limits, Network, Note, PartError, Project, RegistryOptions, Step,
+};
 
 use crate::{
     cli::BuildArgs,
@@ -40,6 +42,7 @@ pub(crate) fn run(args: &BuildArgs) -> Result<Exit> {
         kernel,
         output: &output,
         limits: Limits::default(),
+        registry: registry(args),
         build_time,
         signer: signer.as_ref(),
     };
@@ -58,6 +61,18 @@ pub(crate) fn run(args: &BuildArgs) -> Result<Exit> {
     }
     warn_of_memory(&report, project.manifest.resources.memory_mib);
     Ok(Exit::Done)
+}
+
+/// How the image is pulled, if it is in a registry.
+fn registry(args: &BuildArgs) -> RegistryOptions {
+    let network = match (args.update, args.offline) {
+        (true, _) => Network::Update,
+        (_, true) => Network::Offline,
+        _ => Network::Missing,
+    };
+    let default = RegistryOptions::default();
+    let cache_limit_bytes = args.cache_limit.map_or(default.cache_limit_bytes, |gib| u64::from(gib) << 30);
+    RegistryOptions { network, cache_limit_bytes, ..default }
 }
 
 /// What was asked for wrongly is a mistake of the caller's.

@@ -85,6 +85,15 @@ pub(crate) struct BuildArgs {
     /// Write neither the SBOM (IMAGE.sbom.json) nor the provenance (IMAGE.provenance.json).
     #[arg(long)]
     pub(crate) no_sbom: bool,
+    /// Ask the registry what the image's tag names now, and record it in glasshouse.lock.
+    #[arg(long, conflicts_with = "offline")]
+    pub(crate) update: bool,
+    /// Ask no registry: the image has to be locked and in the cache.
+    #[arg(long)]
+    pub(crate) offline: bool,
+    /// How much the cache of images keeps, in GiB. What was not used for longest goes. Default 20.
+    #[arg(long, env = "GLASSHOUSE_CACHE_LIMIT", value_name = "GIB")]
+    pub(crate) cache_limit: Option<u32>,
     /// Print the report as one JSON object.
     #[arg(long)]
     pub(crate) json: bool,

@@ -11,7 +11,7 @@ use eif::{BuildMetadata, Metadata, Signer, Source, Writer};
 use manifest::Manifest;
 
 use crate::{
-    BuildReport, Digest, Error, Limits, REPORT_VERSION,
+    BuildReport, Digest, Error, Limits, REPORT_VERSION, RegistryOptions,
     digest::HashingReader,
     documents::{self, Documents, Made},
     error::WriteError,
@@ -48,6 +48,8 @@ pub struct BuildInput<'a> {
     pub output: &'a Path,
     /// What inputs may ask for.
     pub limits: Limits,
+    /// How an image is pulled, if it is in a registry.
+    pub registry: RegistryOptions,
     /// The time in the image's metadata, which nothing measures, in seconds since 1970: `SOURCE_DATE_EPOCH`, else 0.
     pub build_time: u64,
     /// Who signs the image, if anybody. The signature differs each time, the registers do not.
@@ -86,6 +88,15 @@ pub enum Step<'a> {
         /// Its length as it is stored, in bytes.
         bytes: u64,
     },
+    /// Receiving a part of an image from a registry.
+    Pull {
+        /// Its place, the first being 1.
+        number: usize,
+        /// How many there are, with those that are here already.
+        of: usize,
+        /// Its length in bytes.
+        bytes: u64,
+    },
     /// Listing an image archive and, if it is compressed, unpacking it.
     Archive {
         /// The archive.
@@ -111,6 +122,9 @@ impl fmt::Display for Step<'_> {
         match *self {
             Self::Layer { number, of, bytes } => {
                 write!(f, "reading layer {number} of {of} ({} MiB)", mib(bytes))
+            }
+            Self::Pull { number, of, bytes } => {
+                write!(f, "receiving part {number} of {of} ({} MiB)", mib(bytes))
             }
             Self::Archive { path } | Self::Rootfs { path } => write!(f, "reading {}", path.display()),
             Self::Write { files, bytes } => {
@@ -154,7 +168,7 @@ fn build_and<D>(
     let mut output = Output::create(input.output).map_err(unwritable)?;
     let mut boot = BootInputs::open(input)?;
     let mut intake = Intake::new(input.limits, directory_of(input.output)).map_err(unwritable)?;
-    let application = take_in(&input.manifest.image, input.base_dir, &mut intake, progress)?;
+    let application = take_in(&input.manifest.image, input.base_dir, &input.registry, &mut intake, progress)?;
     let measured = input.manifest.resolve(&application.config)?;
     let manifest = measured.to_canonical_json();
     let (files, bytes) = extent(&application.tree);

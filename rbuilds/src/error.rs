@@ -49,6 +49,15 @@ pub enum Error {
         #[source]
         source: LayerError,
     },
+    /// The image could not be pulled.
+    #[error("cannot pull {image}")]
+    Registry {
+        /// The image's name in full.
+        image: String,
+        /// What went wrong.
+        #[source]
+        source: Box<crate::RegistryError>,
+    },
     /// A layer is broken or asks for what an image cannot hold.
     #[error("layer {number} of {of}, {digest}, cannot be used")]
     Layer {

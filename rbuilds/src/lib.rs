@@ -7,8 +7,8 @@
 //! ever extracted. [`measured_manifest`] and [`unpack_ramdisks`] read an image again; [`inspect`] shows what one holds, and
 //! [`diff`] why two do not measure the same.
 //!
-//! It runs no program but the signing command that its caller names, needs no privilege and no network, and prints
-//! nothing: the `glasshouse` command and the thin program `rbuilds` call it.
+//! It runs no program but the signing command that its caller names, needs no privilege, uses the network only to pull an
+//! image from a registry, and prints nothing: the `glasshouse` command and the thin program `rbuilds` call it.
 
 #![forbid(unsafe_code)]
 
@@ -37,6 +37,7 @@ mod ports;
 mod project;
 mod provenance;
 mod ramdisk;
+mod registry;
 mod report;
 mod rootfs;
 mod sbom;
@@ -68,6 +69,7 @@ pub use memory::{Held, held_by, memory_needed};
 pub use notes::{Note, NoteKind};
 pub use parts::{PartError, cache_folder, find_guest_binary, find_kernel, pinned_kernel};
 pub use project::{Project, ProjectError, source_date_epoch};
+pub use registry::{Answer, DocumentError, Network, RegistryError, RegistryOptions};
 pub use report::{BuildReport, PcrValue, PcrValueError, REPORT_VERSION, reference_values_path, registers};
 pub use signing::{
     HookError, KeySource, MeasuredImage, SignError, SignInput, SignatureCheck, SignatureRefusal, SignedImage,

@@ -75,6 +75,7 @@ fn rebuild(args: &VerifyArgs) -> Result<Verification> {
         kernel: project.kernel(args.kernel.clone())?,
         output: &output,
         limits: Limits::default(),
+        registry: rbuilds::RegistryOptions::default(),
         build_time: rbuilds::source_date_epoch()?,
         signer: None,
     };

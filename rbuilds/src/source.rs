@@ -2,15 +2,16 @@
 
 use std::path::Path;
 
-use manifest::{ImageConfig, ImageSource};
+use manifest::{ImageConfig, ImageReference, ImageSource};
 
 use crate::{
-    Digest, Error, Progress, Step,
+    Digest, Error, Progress, RegistryOptions, Step,
     archive::{read_container, read_layer, read_rootfs},
     content::Content,
     error::LayerError,
     intake::Intake,
-    oci::{Files, Image, image_in_archive, image_in_layout},
+    oci::{Files, Image, image_in_archive, image_in_layout, image_of_manifest},
+    registry::{RegistryError, pull},
     rootfs::read_directory,
     tree::Tree,
 };
@@ -31,6 +32,7 @@ pub(crate) struct Application {
 pub(crate) fn take_in(
     source: &ImageSource,
     base_dir: &Path,
+    registry: &RegistryOptions,
     intake: &mut Intake,
     progress: Progress<'_>,
 ) -> Result<Application, Error> {
@@ -41,6 +43,7 @@ pub(crate) fn take_in(
         ImageSource::Archive { path, tag } => {
             take_in_archive(&base_dir.join(path), tag.as_deref(), intake, progress)
         }
+        ImageSource::Registry(image) => take_in_pulled(image, base_dir, registry, intake, progress),
         ImageSource::Rootfs(path) => take_in_rootfs(&base_dir.join(path), intake, progress),
         ImageSource::Dockerfile(source) => Err(Error::Dockerfile { path: base_dir.join(&source.file) }),
     }
@@ -70,6 +73,22 @@ fn take_in_archive(
     let files = read_container(&archive, intake).and_then(Files::of_archive).map_err(at_archive)?;
     let image = image_in_archive(&files, tag).map_err(|source| at_archive(source.into()))?;
     take_in_layers(&files, image, intake, progress)
+}
+
+fn take_in_pulled(
+    image: &ImageReference,
+    base_dir: &Path,
+    options: &RegistryOptions,
+    intake: &mut Intake,
+    progress: Progress<'_>,
+) -> Result<Application, Error> {
+    let in_registry = |source| Error::Registry { image: image.to_string(), source: Box::new(source) };
+    // Held while the layers are read: it keeps other builds from removing them.
+    let pulled = pull(image, base_dir, options, progress).map_err(in_registry)?;
+    let files = Files::of_directory(pulled.blobs());
+    let found = image_of_manifest(&files, &pulled.manifest)
+        .map_err(|source| in_registry(RegistryError::Image { cache: pulled.blobs().to_owned(), source }))?;
+    take_in_layers(&files, found, intake, progress)
 }
 
 fn take_in_layers(

@@ -21,6 +21,7 @@ fn build_in(workshop: &Workshop, image: &str, output: &str) -> (BuildReport, Doc
         kernel: Kernel::new(workshop.path("bzImage"), None),
         output: &workshop.path(output),
         limits: Limits::default(),
+        registry: rbuilds::RegistryOptions::default(),
         build_time: 0,
         signer: None,
     };

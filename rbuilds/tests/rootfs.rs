@@ -396,6 +396,7 @@ fn the_build_time_is_in_the_metadata_and_in_no_register() {
             kernel: Kernel::new(workshop.path("bzImage"), Some(workshop.path("guest"))),
             output: &workshop.output(),
             limits: workshop.limits,
+            registry: rbuilds::RegistryOptions::default(),
             build_time,
             signer: None,
         };

@@ -135,6 +135,7 @@ fn an_image_built_with_a_signer_is_signed_as_one_signed_later() {
         kernel: rbuilds::Kernel::new(signing.path("bzImage"), None),
         output: &output,
         limits: rbuilds::Limits::default(),
+        registry: rbuilds::RegistryOptions::default(),
         build_time: 0,
         signer: Some(&signer),
     };

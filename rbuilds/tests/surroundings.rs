@@ -42,6 +42,7 @@ fn build_in(workshop: &Path) -> Result<BuildReport, Error> {
         kernel: Kernel::new(workshop.join("bzImage"), None),
         output: &workshop.join("out/app.eif"),
         limits: Limits::default(),
+        registry: rbuilds::RegistryOptions::default(),
         build_time: 0,
         signer: None,
     };

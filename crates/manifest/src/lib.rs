@@ -11,6 +11,7 @@
 
 mod health;
 mod measured;
+mod reference;
 mod signal;
 mod source;
 
@@ -19,6 +20,7 @@ pub use measured::{
     Attestation, DEFAULT_STOP_TIMEOUT_S, MEASURED_VERSION, Measured, MeasuredError, Readiness, Restart,
     Service,
 };
+pub use reference::{ImageReference, ImageVersion, ReferenceError};
 pub use signal::StopSignal;
 pub use source::{Dockerfile, ImageConfig, ImageSource, Manifest, ManifestError, ResolveError, Resources};
 

@@ -61,6 +61,8 @@ pub enum ImageSource {
         /// Which image to take: its name, or the tag alone.
         tag: Option<String>,
     },
+    /// An image in a registry.
+    Registry(crate::ImageReference),
     /// What a builder of container images is to build first.
     Dockerfile(Dockerfile),
     /// A root file system: a directory, or a tar archive, plain or compressed with gzip or Zstandard.
@@ -341,6 +343,7 @@ struct RawImage {
     oci: Option<PathBuf>,
     archive: Option<PathBuf>,
     tag: Option<String>,
+    registry: Option<Spanned<String>>,
     rootfs: Option<PathBuf>,
     dockerfile: Option<PathBuf>,
     context: Option<PathBuf>,
@@ -441,13 +444,21 @@ fn check_name(key: &str, name: &Spanned<String>) -> Result<(), Mistake> {
 
 /// What `[image]` has to say, for whoever got it wrong.
 const IMAGE_RULE: &str = "`image`: say one of `dockerfile`, `archive` (what `docker save` \
-                          writes, or an OCI layout as a tar archive), `oci` (an OCI layout directory) and `rootfs` (a \
+                          writes, or an OCI layout as a tar archive), `oci` (an OCI layout directory), `registry` (HOST/NAME:TAG or \
+                          HOST/NAME@sha256:DIGEST) and `rootfs` (a \
                           directory or tar archive); `tag` goes with `oci` and `archive` if they hold several images, \
                           `context` with `dockerfile`";
 
 fn check_image(image: Spanned<RawImage>) -> Result<ImageSource, Mistake> {
     let span = image.span();
-    let RawImage { oci, archive, tag, rootfs, dockerfile, context } = image.into_inner();
+    let RawImage { oci, archive, tag, registry, rootfs, dockerfile, context } = image.into_inner();
+    if let Some(name) = registry {
+        let others = [oci, archive, rootfs, dockerfile, context, tag.map(PathBuf::from)];
+        return match others.iter().any(Option::is_some) {
+            true => Err(Mistake { span, message: IMAGE_RULE.to_owned() }),
+            false => check_reference(&name),
+        };
+    }
     match (oci, archive, rootfs, dockerfile, tag, context) {
         (Some(layout), None, None, None, tag, None) => Ok(ImageSource::Oci { layout, tag }),
         (None, Some(path), None, None, tag, None) => Ok(ImageSource::Archive { path, tag }),
@@ -457,6 +468,11 @@ fn check_image(image: Spanned<RawImage>) -> Result<ImageSource, Mistake> {
         }
         _ => Err(Mistake { span, message: IMAGE_RULE.to_owned() }),
     }
+}
+
+fn check_reference(name: &Spanned<String>) -> Result<ImageSource, Mistake> {
+    let reference = name.get_ref().parse().map(ImageSource::Registry);
+    reference.map_err(|e: crate::ReferenceError| mistake(name, format!("`image.registry`: {e}")))
 }
 
 fn check_port(key: &str, port: &Spanned<u16>) -> Result<NonZeroU16, Mistake> {

@@ -310,3 +310,15 @@ proptest! {
         let _ = Manifest::parse(&text);
     }
 }
+
+#[test]
+fn an_image_in_a_registry_is_named_as_container_engines_name_it() {
+    let parse = |image: &str| Manifest::parse(&format!("name = \"x\"\nimage = {image}\n"));
+    let manifest = parse(r#"{ registry = "nginx:1.25" }"#).unwrap();
+    let ImageSource::Registry(image) = manifest.image else { panic!("{:?}", manifest.image) };
+    assert_eq!(image.to_string(), "docker.io/library/nginx:1.25");
+    let error = parse(r#"{ registry = "https://registry.example/web" }"#).unwrap_err();
+    assert!(error.line == 2 && error.message.contains("`image.registry`"), "{error}");
+    parse(r#"{ registry = "nginx", tag = "1.25" }"#).unwrap_err();
+    parse(r#"{ registry = "nginx", oci = "image" }"#).unwrap_err();
+}

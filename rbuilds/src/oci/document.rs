@@ -98,6 +98,12 @@ struct Execution {
 }
 
 impl Descriptor {
+    /// Names an image manifest.
+    pub(crate) fn of_manifest(digest: Digest, size: u64) -> Self {
+        let media_type = "application/vnd.oci.image.manifest.v1+json".to_owned();
+        Self { media_type, digest, size, annotations: None, platform: None }
+    }
+
     /// What the image is called, if it is called something.
     pub(crate) fn tag(&self) -> Option<&str> {
         self.annotation(CONTAINERD_NAME).or_else(|| self.annotation(REF_NAME))

@@ -28,6 +28,11 @@ impl<'f> Layout<'f> {
         Ok(layout)
     }
 
+    /// The blobs of a layout, without what says that it is one.
+    pub(crate) fn of_blobs(files: &'f Files) -> Self {
+        Self { files }
+    }
+
     /// The image for linux/amd64 with this tag, or the only one.
     pub(crate) fn image(&self, tag: Option<&str>) -> Result<Image, OciError> {
         let index: Index = parse("index.json", &self.files.read_json("index.json")?)?;
@@ -68,7 +73,7 @@ impl<'f> Layout<'f> {
         Err(OciError::IndexTooDeep)
     }
 
-    fn read_image(&self, descriptor: &Descriptor) -> Result<Image, OciError> {
+    pub(crate) fn read_image(&self, descriptor: &Descriptor) -> Result<Image, OciError> {
         let manifest: Manifest = self.read_document(descriptor)?;
         check_schema(&blob_path(&descriptor.digest), manifest.schema_version)?;
         if let Some(other) = manifest.layers.iter().find(|l| l.kind() != Some(BlobKind::Layer)) {
@@ -94,6 +99,14 @@ impl<'f> Layout<'f> {
             return Err(OciError::BlobDigest { expected: blob.digest, found });
         }
         parse(&file, &bytes)
+    }
+}
+
+/// The only one of an index that is for enclaves.
+pub(crate) fn for_enclave(all: &[Descriptor]) -> Result<&Descriptor, OciError> {
+    match for_enclaves(&all.iter().collect::<Vec<_>>())?[..] {
+        [one] => Ok(one),
+        ref several => Err(OciError::Ambiguous { found: several.len(), tags: Vec::new() }),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Container images as they lie in an OCI image layout or in what `docker save` writes, in a directory or an archive.
 //!
 //! Finds an image, checks every document it reads against its digest, and hands the layers to the archive reader.
-//! It does not talk to registries.
+//! It does not talk to registries: what is pulled from one is read here like a layout.
 
 mod docker_archive;
 mod document;
@@ -9,8 +9,10 @@ mod files;
 mod image;
 mod layout;
 
+pub(crate) use document::Descriptor;
 pub(crate) use files::Files;
 pub(crate) use image::Image;
+pub(crate) use layout::for_enclave;
 
 use crate::error::OciError;
 
@@ -29,4 +31,9 @@ pub(crate) fn image_in_archive(files: &Files, tag: Option<&str>) -> Result<Image
     } else {
         Err(OciError::NotAnImage)
     }
+}
+
+/// The image of a manifest whose blobs lie as in an image layout, of which the rest need not be there.
+pub(crate) fn image_of_manifest(files: &Files, manifest: &Descriptor) -> Result<Image, OciError> {
+    layout::Layout::of_blobs(files).read_image(manifest)
 }

@@ -16,7 +16,7 @@ use eif::{
     cpio::{Entry, Kind, Reader},
 };
 use manifest::Manifest;
-use rbuilds::{BuildInput, BuildReport, Digest, Error, Kernel, Limits, build};
+use rbuilds::{BuildInput, BuildReport, Digest, Error, Kernel, Limits, RegistryOptions, build};
 use serde_json::{Value, json};
 use stack::{Listing, Seen, name_links};
 
@@ -24,6 +24,7 @@ use stack::{Listing, Seen, name_links};
 pub(crate) struct Workshop {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) limits: Limits,
+    pub(crate) registry: RegistryOptions,
 }
 
 impl Workshop {
@@ -32,7 +33,7 @@ impl Workshop {
         fs::write(dir.path().join("bzImage"), b"a kernel").unwrap();
         fs::write(dir.path().join("guest"), b"the guest binary").unwrap();
         fs::create_dir(dir.path().join("out")).unwrap();
-        Self { dir, limits: Limits::default() }
+        Self { dir, limits: Limits::default(), registry: RegistryOptions::default() }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -58,6 +59,7 @@ impl Workshop {
             kernel: Kernel::new(self.path("bzImage"), None),
             output: &output,
             limits: self.limits,
+            registry: self.registry.clone(),
             build_time: 0,
             signer: None,
         };
