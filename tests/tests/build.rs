@@ -179,3 +179,37 @@ fn a_kernel_that_is_none_and_an_init_that_is_no_program_are_refused() {
         assert!(text(&output).contains("/etc/passwd") && text(&output).contains(word), "{}", text(&output));
     }
 }
+
+/// A Dockerfile goes to a builder of container images, and what it made is kept: with that, anyone gets the same image.
+#[test]
+fn a_dockerfile_becomes_an_image_that_others_can_build_again() {
+    let Some(bed) = Bed::local() else { return };
+    if !Command::new("buildah").arg("--version").output().is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: Dockerfiles (buildah is not installed)");
+        return;
+    }
+    let dir = bed.manifest("boxed", "name = \"boxed\"\n[image]\ndockerfile = \"Dockerfile\"\n");
+    let dockerfile = "FROM scratch\nCOPY rootfs /\nENV GREETING=hi\nEXPOSE 53/udp\nCMD [\"/bin/sh\", \"-c\", \"echo $GREETING\"]\n";
+    fs::write(dir.join("Dockerfile"), dockerfile).unwrap();
+    // The builder's store is the test's own.
+    let storage = bed.path("storage.conf");
+    let (graph, run) = (bed.path("graph"), bed.path("runroot"));
+    let settings =
+        format!("[storage]\ndriver = \"vfs\"\ngraphroot = {:?}\nrunroot = {:?}\n", utf8(&graph), utf8(&run));
+    fs::write(&storage, settings).unwrap();
+    let image = bed.path("boxed.eif");
+    let mut build = bed.command(&["build", utf8(&dir), "-o", utf8(&image), "--builder", "buildah"]);
+    build.env("CONTAINERS_STORAGE_CONF", &storage).env("BUILDAH_ISOLATION", "chroot");
+    let output = finish(&mut build);
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(text(&output).contains("only TCP is carried"), "{}", text(&output));
+
+    let archive = bed.path("boxed.image.tar");
+    let mut verify = Command::new(bed.bin().join("rbuilds"));
+    verify.args(["verify", utf8(&image), utf8(&dir), "--archive", utf8(&archive)]);
+    let verdict = finish(&mut verify);
+    assert!(verdict.status.success() && text(&verdict).contains("Reproduced"), "{}", text(&verdict));
+
+    let started = bed.run(&bed.run_args(&image));
+    assert!(started.status.success() && text(&started).contains("hi"), "{}", text(&started));
+}
