@@ -118,13 +118,14 @@ pub(crate) fn describe(made: &Made<'_>) -> io::Result<Documents> {
 
 fn notes(inventory: &Inventory) -> Vec<Note> {
     let unread = inventory.unread();
-    if unread.is_empty() {
+    let count = unread.len() as u64 + inventory.beyond_limits();
+    if count == 0 {
         return Vec::new();
     }
     let name = |file: &Unread| format!("{} ({})", file.path, file.reason.0);
     vec![Note {
         kind: NoteKind::PackagesUnread,
-        count: unread.len() as u64,
+        count,
         examples: unread.iter().take(MAX_EXAMPLES).map(name).collect(),
     }]
 }

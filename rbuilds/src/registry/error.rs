@@ -174,7 +174,7 @@ pub enum RegistryError {
         reason: String,
     },
     /// There is no place to keep blobs in.
-    #[error("there is no folder for the cache of images: set HOME or XDG_CACHE_HOME")]
+    #[error("there is no folder for the cache of images: set HOME or GLASSHOUSE_CACHE")]
     NoCacheFolder,
     /// A file of the cache, or the lock file, could not be used.
     #[error("cannot {doing} {}", path.display())]

@@ -132,12 +132,8 @@ pub(crate) fn pull(
 }
 
 fn cache_folder(options: &RegistryOptions) -> Result<PathBuf, RegistryError> {
-    let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let usual = || folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")));
-    match options.cache.clone().or_else(|| Some(usual()?.join("glasshouse"))) {
-        Some(folder) => Ok(folder),
-        None => Err(RegistryError::NoCacheFolder),
-    }
+    let usual = || crate::cache_folder().ok();
+    options.cache.clone().or_else(usual).ok_or(RegistryError::NoCacheFolder)
 }
 
 /// An image's documents and blobs, from the cache or from the registry.

@@ -229,6 +229,11 @@ impl Inventory {
         inventory
     }
 
+    /// Files and packages that are only counted, for want of room.
+    pub(crate) fn beyond_limits(&self) -> u64 {
+        self.more_unread + self.left_out
+    }
+
     /// What should tell of packages and could not be read, the first of them.
     pub(crate) fn unread(&self) -> &[Unread] {
         &self.unread
