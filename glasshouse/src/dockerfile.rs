@@ -80,8 +80,9 @@ fn build_arguments(
 ) -> Vec<PathBuf> {
     let mut arguments: Vec<PathBuf> = vec!["build".into(), "--iidfile".into(), id_file.into()];
     if builder != Builder::Docker {
-        // Docker takes the time from SOURCE_DATE_EPOCH.
+        // Docker takes the time from SOURCE_DATE_EPOCH. Its format is the one that keeps HEALTHCHECK.
         arguments.extend(["--timestamp".into(), created.to_string().into()]);
+        arguments.extend(["--format".into(), "docker".into()]);
     }
     arguments.extend(["--file".into(), file.into(), context.into()]);
     arguments
@@ -94,9 +95,9 @@ fn save_arguments(builder: Builder, id: &str, saved: &Path) -> Vec<PathBuf> {
         PathBuf::from(text)
     };
     match builder {
-        Builder::Buildah => vec!["push".into(), "--quiet".into(), id.into(), archive("oci-archive:")],
+        Builder::Buildah => vec!["push".into(), "--quiet".into(), id.into(), archive("docker-archive:")],
         Builder::Podman => {
-            let format = ["save".into(), "--format".into(), "oci-archive".into(), "--output".into()];
+            let format = ["save".into(), "--format".into(), "docker-archive".into(), "--output".into()];
             format.into_iter().chain([saved.into(), id.into()]).collect()
         }
         Builder::Docker => vec!["save".into(), "--output".into(), saved.into(), id.into()],

@@ -189,7 +189,7 @@ fn a_dockerfile_becomes_an_image_that_others_can_build_again() {
         return;
     }
     let dir = bed.manifest("boxed", "name = \"boxed\"\n[image]\ndockerfile = \"Dockerfile\"\n");
-    let dockerfile = "FROM scratch\nCOPY rootfs /\nENV GREETING=hi\nEXPOSE 53/udp\nCMD [\"/bin/sh\", \"-c\", \"echo $GREETING\"]\n";
+    let dockerfile = "FROM scratch\nCOPY rootfs /\nENV GREETING=hi\nEXPOSE 53/udp\nHEALTHCHECK CMD [\"/bin/true\"]\nCMD [\"/bin/sh\", \"-c\", \"echo $GREETING\"]\n";
     fs::write(dir.join("Dockerfile"), dockerfile).unwrap();
     // The builder's store is the test's own.
     let storage = bed.path("storage.conf");
@@ -203,6 +203,10 @@ fn a_dockerfile_becomes_an_image_that_others_can_build_again() {
     let output = finish(&mut build);
     assert!(output.status.success(), "{}", text(&output));
     assert!(text(&output).contains("only TCP is carried"), "{}", text(&output));
+
+    let measured = String::from_utf8_lossy(&fs::read(&image).unwrap())
+        .contains(r#""healthcheck":{"command":["/bin/true"]"#);
+    assert!(measured, "what the Dockerfile says of health is not in the image");
 
     let archive = bed.path("boxed.image.tar");
     let mut verify = Command::new(bed.bin().join("rbuilds"));
