@@ -88,7 +88,11 @@ fn take_in_pulled(
     let files = Files::of_directory(pulled.blobs());
     let found = image_of_manifest(&files, &pulled.manifest)
         .map_err(|source| in_registry(RegistryError::Image { cache: pulled.blobs().to_owned(), source }))?;
-    take_in_layers(&files, found, intake, progress)
+    take_in_layers(&files, found, intake, progress).inspect_err(|error| {
+        if let Error::Layer { digest, .. } = error {
+            pulled.forget(digest);
+        }
+    })
 }
 
 fn take_in_layers(

@@ -332,6 +332,24 @@ fn a_blob_that_breaks_off_is_received_from_there_on() {
     assert!(starts[2] < bytes.len() && starts[2] > starts[1], "{starts:?}");
 }
 
+/// A bad disk under the cache once failed every build until the blob was deleted by hand.
+#[test]
+fn a_blob_damaged_in_the_cache_is_refused_once_and_fetched_again() {
+    let workshop = workshop(Network::Missing);
+    let layout = layout(&workshop, "one", Compression::Gzip);
+    let (digest, mut bytes) = layer(&layout);
+    let server = Server::start(&layout, |_, _| None);
+    workshop.build(&server.image()).unwrap();
+    let kept = workshop.path("cache/blobs/sha256").join(digest.trim_start_matches("sha256:"));
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&kept, &bytes).unwrap();
+    let error = workshop.build(&server.image()).unwrap_err();
+    assert!(matches!(error, Error::Layer { .. }), "{}", chain(&error));
+    workshop.build(&server.image()).unwrap();
+    assert_eq!(fs::read(&kept).unwrap(), layer(&layout).1);
+}
+
 #[test]
 fn what_passes_is_waited_for_and_what_does_not_is_said() {
     let workshop = workshop(Network::Missing);

@@ -80,6 +80,11 @@ impl Cache {
         keep().map(|()| blob).map_err(|e| failed("write", &path, e))
     }
 
+    /// Removes a blob. One that cannot be removed stays as wrong as it is, and is refused again.
+    pub(super) fn remove(&self, blob: &Digest) {
+        let _ = fs::remove_file(self.blob_path(blob));
+    }
+
     /// Begins a blob or goes on with what an earlier build has of it. Waits for another build that fetches it.
     pub(super) fn begin(&self, blob: &Digest) -> Result<Partial, RegistryError> {
         let path = self.root.join("partial").join(blob.to_hex());

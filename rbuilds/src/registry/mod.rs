@@ -99,6 +99,11 @@ impl Pulled {
     pub(crate) fn blobs(&self) -> &Path {
         self.cache.root()
     }
+
+    /// Removes a blob that turned out not to be what its name says: it was right when it came, and can be fetched again.
+    pub(crate) fn forget(&self, blob: &Digest) {
+        self.cache.remove(blob);
+    }
 }
 
 /// Brings an image into the cache. The lock file is in `folder`.
