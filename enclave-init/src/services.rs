@@ -187,6 +187,7 @@ mod tests {
         let port = |port| NonZeroU16::new(port).unwrap();
         Measured {
             attestation: Some(Attestation { port: port(8443) }),
+            control: None,
             name: "demo".into(),
             publish: vec![port(80), port(8080)],
             services: Vec::new(),

@@ -337,7 +337,14 @@ fn app(name: &str, words: &str) -> Service {
 
 fn measured(services: &[Service]) -> Measured {
     let services = services.to_vec();
-    Measured { attestation: None, name: "boot-test".into(), publish: Vec::new(), services, version: 1 }
+    Measured {
+        attestation: None,
+        control: None,
+        name: "boot-test".into(),
+        publish: Vec::new(),
+        services,
+        version: 1,
+    }
 }
 
 fn logs(records: &[Record], of: &str, from: LogStream) -> Vec<Vec<u8>> {

@@ -9,12 +9,14 @@
 
 #![forbid(unsafe_code)]
 
+mod control;
 mod health;
 mod measured;
 mod reference;
 mod signal;
 mod source;
 
+pub use control::{Capability, Control, DEFAULT_CONTROL_PORT, Operator, OperatorKey};
 pub use health::{Healthcheck, ImageHealthcheck, OnUnhealthy};
 pub use measured::{
     Attestation, DEFAULT_STOP_TIMEOUT_S, MEASURED_VERSION, Measured, MeasuredError, Readiness, Restart,

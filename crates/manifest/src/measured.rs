@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fmt, num::NonZeroU16, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::{Healthcheck, OnUnhealthy, RESERVED_PORTS, StopSignal, is_valid_name};
+use crate::{Control, Healthcheck, OnUnhealthy, RESERVED_PORTS, StopSignal, is_valid_name};
 
 /// The version this crate writes and the only one it reads.
 pub const MEASURED_VERSION: u32 = 1;
@@ -29,6 +29,9 @@ pub struct Measured {
     /// The attestation web server, absent when the image has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attestation: Option<Attestation>,
+    /// The control channel, absent when nobody can enter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control: Option<Control>,
     /// The image's name, also the enclave's host name.
     pub name: String,
     /// TCP ports of the enclave's loopback that are reachable from outside, ascending.
@@ -185,11 +188,23 @@ impl Measured {
         if !self.publish.is_sorted_by(|a, b| a < b) {
             return Err("published ports are not ascending and unique");
         }
-        let taken = self.attestation.map(|a| a.port);
-        if taken.is_some_and(|p| RESERVED_PORTS.contains(&p.get())) {
-            return Err("the attestation port is one the framework uses");
+        if let Some(control) = &self.control {
+            control.check()?;
         }
-        if self.publish.iter().any(|p| RESERVED_PORTS.contains(&p.get()) || Some(*p) == taken) {
+        self.check_ports()
+    }
+
+    fn check_ports(&self) -> Result<(), &'static str> {
+        let attestation = self.attestation.map(|a| a.port);
+        let control = self.control.as_ref().map(|c| c.port);
+        let reserved = |port: NonZeroU16| RESERVED_PORTS.contains(&port.get());
+        if attestation.into_iter().chain(control).any(reserved) {
+            return Err("the attestation or control port is one the framework uses");
+        }
+        if attestation.is_some() && attestation == control {
+            return Err("attestation and control have the same port");
+        }
+        if self.publish.iter().any(|p| reserved(*p) || Some(*p) == attestation || Some(*p) == control) {
             return Err("a published port is one the framework uses");
         }
         Ok(())

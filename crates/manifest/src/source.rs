@@ -11,8 +11,9 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::{
-    Attestation, DEFAULT_ATTESTATION_PORT, DEFAULT_STOP_TIMEOUT_S, Healthcheck, ImageHealthcheck,
+    Attestation, Control, DEFAULT_ATTESTATION_PORT, DEFAULT_STOP_TIMEOUT_S, Healthcheck, ImageHealthcheck,
     MEASURED_VERSION, Measured, RESERVED_PORTS, Readiness, Restart, Service, StopSignal,
+    control::RawControl,
     health::{HealthError, HealthOverrides, RawHealth},
     is_valid_name,
 };
@@ -39,6 +40,7 @@ pub struct Manifest {
     /// TCP ports published, ascending.
     publish: Vec<NonZeroU16>,
     attestation: Option<Attestation>,
+    control: Option<Control>,
     app: Overrides,
     services: Vec<(String, Overrides)>,
 }
@@ -207,6 +209,7 @@ impl Manifest {
         services.push(self.app.service(APP, image)?);
         let measured = Measured {
             attestation: self.attestation,
+            control: self.control.clone(),
             name: self.name.clone(),
             publish: self.publish.clone(),
             services,
@@ -314,6 +317,12 @@ pub(crate) struct Mistake {
     message: String,
 }
 
+impl Mistake {
+    pub(crate) fn new(span: Range<usize>, message: String) -> Self {
+        Self { span, message }
+    }
+}
+
 pub(crate) fn mistake<T>(at: &Spanned<T>, message: impl Into<String>) -> Mistake {
     Mistake { span: at.span(), message: message.into() }
 }
@@ -335,6 +344,7 @@ struct Raw {
     publish: Vec<RawPublish>,
     #[serde(default)]
     attestation: RawAttestation,
+    control: Option<Spanned<RawControl>>,
 }
 
 #[derive(Deserialize)]
@@ -408,6 +418,7 @@ impl Raw {
     fn check(self) -> Result<Manifest, Mistake> {
         check_name("name", &self.name)?;
         let attestation = self.attestation.check()?;
+        let control = RawControl::check(self.control, attestation)?;
         let mut services = Vec::new();
         for raw in self.service {
             let (name, overrides) = raw.into_inner().check()?;
@@ -423,8 +434,9 @@ impl Raw {
             image: check_image(self.image)?,
             kernel: self.kernel,
             resources: self.resources.check()?,
-            publish: check_publish(self.publish, attestation)?,
+            publish: check_publish(self.publish, attestation, control.as_ref())?,
             attestation,
+            control,
             app: self.app.check()?,
             services,
         })
@@ -475,7 +487,7 @@ fn check_reference(name: &Spanned<String>) -> Result<ImageSource, Mistake> {
     reference.map_err(|e: crate::ReferenceError| mistake(name, format!("`image.registry`: {e}")))
 }
 
-fn check_port(key: &str, port: &Spanned<u16>) -> Result<NonZeroU16, Mistake> {
+pub(crate) fn check_port(key: &str, port: &Spanned<u16>) -> Result<NonZeroU16, Mistake> {
     match NonZeroU16::new(*port.get_ref()) {
         Some(number) if !RESERVED_PORTS.contains(&number.get()) => Ok(number),
         _ => Err(mistake(
@@ -488,13 +500,21 @@ fn check_port(key: &str, port: &Spanned<u16>) -> Result<NonZeroU16, Mistake> {
     }
 }
 
-fn check_publish(raw: Vec<RawPublish>, attestation: Option<Attestation>) -> Result<Vec<NonZeroU16>, Mistake> {
+fn check_publish(
+    raw: Vec<RawPublish>,
+    attestation: Option<Attestation>,
+    control: Option<&Control>,
+) -> Result<Vec<NonZeroU16>, Mistake> {
     let mut ports = Vec::with_capacity(raw.len());
     for RawPublish { port } in raw {
         let number = check_port("publish.port", &port)?;
         if attestation.is_some_and(|a| a.port == number) {
             let text =
                 format!("`publish.port`: {number} is the attestation web server's and is published already");
+            return Err(mistake(&port, text));
+        }
+        if control.is_some_and(|c| c.port == number) {
+            let text = format!("`publish.port`: {number} is the control channel's");
             return Err(mistake(&port, text));
         }
         if ports.contains(&number) {

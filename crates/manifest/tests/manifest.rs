@@ -54,6 +54,30 @@ fn image() -> ImageConfig {
     }
 }
 
+const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f";
+
+fn operator(name: &str, key: &str, may: &str) -> String {
+    let head = "name = \"a\"\nimage.rootfs = \"r\"\napp.command = [\"/x\"]";
+    format!("{head}\n[[control.operator]]\nname = {name:?}\nkey = {key:?}\nmay = {may}")
+}
+
+#[test]
+fn operators_are_measured_in_one_order() {
+    let one = operator("zoe", KEY, r#"["write:/srv/data", "exec", "read:/", "exec"]"#);
+    let other = KEY.replace("HR4f", "HR4e");
+    let two = format!("{one}\n[[control.operator]]\nname = \"al\"\nkey = \"{other} al@x\"\nmay = [\"seal\"]");
+    let control = Manifest::parse(&two).unwrap().resolve(&image()).unwrap().control.unwrap();
+    assert_eq!(control.port.get(), 9002);
+    assert_eq!(
+        (control.operators[0].name.as_str(), control.operators[0].key.as_str()),
+        ("al", other.as_str())
+    );
+    let may: Vec<_> = control.operators[1].may.iter().map(ToString::to_string).collect();
+    assert_eq!(may, ["exec", "read:/", "write:/srv/data"]);
+    let same = two.replace(&other, KEY);
+    assert!(Manifest::parse(&same).unwrap_err().message.contains("already"));
+}
+
 #[test]
 fn reads_every_key() {
     let manifest = Manifest::parse(FULL).unwrap();
@@ -200,6 +224,14 @@ fn mistakes_name_line_key_and_what_is_allowed() {
         (&format!("{head}[[publish]]\nport = 80\n[[publish]]\nport = 80"), 6, &["twice"]),
         (&format!("{head}[[publish]]\nport = 70000"), 4, &["70000"]),
         (&format!("{head}[attestation]\nport = 9001"), 4, &["`attestation.port`"]),
+        (&format!("{head}[control]"), 3, &["`control`", "[[control.operator]]"]),
+        (&format!("{head}[control]\nport = 9001"), 4, &["`control.port`"]),
+        (&format!("{head}[control]\nport = 8443"), 3, &["`control.port`", "attestation"]),
+        (&operator("alice", KEY, "[]"), 7, &["`control.operator.may`", "at least one"]),
+        (&operator("alice", KEY, "[\"root\"]"), 7, &["`control.operator.may`", "\"root\"", "write:/path"]),
+        (&operator("alice", "ssh-rsa AAAA", "[\"exec\"]"), 6, &["`control.operator.key`", "ssh-ed25519"]),
+        (&operator("a b", KEY, "[\"exec\"]"), 5, &["`control.operator.name`"]),
+        (&format!("{}\n[[publish]]\nport = 9002", operator("a", KEY, "[\"exec\"]")), 9, &["control channel"]),
         (&format!("{head}[resources]\ncpus = 0"), 4, &["`resources.cpus`", "at least 1"]),
         (&format!("{head}[resources]\nmemory_mib = 1"), 4, &["`resources.memory_mib`", "64"]),
         (&format!("{head}[[service]]\nname = \"app\"\ncommand = [\"/x\"]"), 4, &["`service.name`", "taken"]),
@@ -295,6 +327,7 @@ proptest! {
         let service = Service { healthcheck: check, stop_signal, stop_timeout_s, ..service };
         let measured = Measured {
             attestation: None,
+            control: None,
             name: "x".into(),
             publish: vec![port.try_into().unwrap()],
             services: vec![service],
