@@ -86,7 +86,8 @@ impl Server {
             NsmQueue::start(Arc::clone(&provider), config.limits.nsm_queue, config.limits.nsm_answer)
                 .map_err(StartError::Thread)
         };
-        let binding = Statement::Server { tls_key: identity.key_digest(), application_key: None };
+        let binding =
+            Statement::Server { tls_key: identity.key_digest(), application_key: None, control_head: None };
         let state = PublicState {
             nsm: queue()?,
             binding: binding.encode(),

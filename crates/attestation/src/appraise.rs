@@ -58,6 +58,11 @@ pub enum BindingPolicy {
         /// The application's data, exactly; `None` accepts any.
         data: Option<Vec<u8>>,
     },
+    /// A statement of the control channel.
+    Channel {
+        /// SHA-256 of the exporter value (RFC 9266) that the verifier's own end of the connection has.
+        exporter: Sha256,
+    },
 }
 
 /// Compares the claims of `verified` with `policy`.
@@ -140,6 +145,8 @@ pub enum Subject {
     TlsKey,
     /// The application's data in the binding statement.
     ApplicationData,
+    /// The digest of the connection's exporter value in the binding statement.
+    Exporter,
 }
 
 impl fmt::Display for Subject {
@@ -153,6 +160,7 @@ impl fmt::Display for Subject {
             Subject::Binding => f.write_str("binding statement"),
             Subject::TlsKey => f.write_str("TLS key"),
             Subject::ApplicationData => f.write_str("application data"),
+            Subject::Exporter => f.write_str("connection"),
         }
     }
 }
@@ -264,6 +272,16 @@ pub enum Refusal {
         /// The digest of the enclave's key.
         found: Sha256,
     },
+    /// The statement is about another connection: somebody stands between, or replays.
+    #[error(
+        "connection: expected exporter digest {expected} (this connection's), found {found} (the enclave's)"
+    )]
+    Exporter {
+        /// The digest of this connection's exporter value.
+        expected: Sha256,
+        /// The digest that the enclave stated.
+        found: Sha256,
+    },
     /// The statement holds other application data.
     #[error("application data: expected {}, found {}", hex::encode(expected), hex::encode(found))]
     ApplicationData {
@@ -352,6 +370,7 @@ impl Findings {
             }
             BindingPolicy::Server { .. } => binding::KIND_SERVER,
             BindingPolicy::Application { .. } => binding::KIND_APPLICATION,
+            BindingPolicy::Channel { .. } => binding::KIND_CHANNEL,
         };
         let statement = match statement_of_kind(verified, expected) {
             Ok(statement) => statement,
@@ -388,7 +407,13 @@ impl Findings {
                 let found = Some(hex::encode(data.as_bytes()));
                 self.add(Subject::ApplicationData, Status::Unchecked, None, found);
             }
-            (Statement::Server { .. }, _) => {}
+            (Statement::Channel { exporter: found, .. }, BindingPolicy::Channel { exporter }) => {
+                let (expected, found) = (*exporter, *found);
+                let refusal = (found != expected).then_some(Refusal::Exporter { expected, found });
+                let found = Some(found.to_string());
+                self.compared(Subject::Exporter, expected.to_string(), found, refusal);
+            }
+            (Statement::Server { .. } | Statement::Channel { .. }, _) => {}
         }
     }
 

@@ -1,8 +1,8 @@
 //! The binding statement: what an enclave says in `user_data` of its attestation document.
 //!
-//! One canonical CBOR map ties what lives in the enclave (the server's TLS key, an application's key or data) to what
-//! the hypervisor measured. What an application says has a kind of its own, so it can never pass for the framework's
-//! word. Encoded by the enclave's server, decoded by [`crate::appraise`].
+//! One canonical CBOR map ties what lives in the enclave (the server's TLS key, one connection of the control channel,
+//! an application's key or data) to what the hypervisor measured. What an application says has a kind of its own, so
+//! it can never pass for the framework's word. Encoded by the enclave's servers, decoded by [`crate::appraise`].
 //!
 //! Spec: `docs/spec/binding-statement.md`, with vectors in `docs/spec/vectors/binding-statement.json`.
 
@@ -24,12 +24,16 @@ pub const VERSION: u64 = 1;
 pub const KIND_SERVER: &str = "server";
 /// The kind of a statement that is made on an application's behalf.
 pub const KIND_APPLICATION: &str = "application";
+/// The kind of a statement about one connection of the control channel.
+pub const KIND_CHANNEL: &str = "channel";
 
 const KEY_VERSION: u64 = 0;
 const KEY_KIND: u64 = 1;
 const KEY_TLS_KEY: u64 = 2;
 const KEY_APPLICATION_KEY: u64 = 3;
 const KEY_APPLICATION_DATA: u64 = 4;
+const KEY_EXPORTER: u64 = 5;
+const KEY_CONTROL_HEAD: u64 = 6;
 
 /// A binding statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +44,8 @@ pub enum Statement {
         tls_key: Sha256,
         /// SHA-256 of the application's key, in a form that the application defines.
         application_key: Option<Sha256>,
+        /// Head of the chain of control sessions; `None` when the enclave keeps none.
+        control_head: Option<Sha256>,
     },
     /// Made on behalf of an application.
     Application {
@@ -47,6 +53,13 @@ pub enum Statement {
         application_key: Option<Sha256>,
         /// What the application wants to say.
         data: ApplicationData,
+    },
+    /// Made by the framework's control channel, about one connection.
+    Channel {
+        /// SHA-256 of the connection's exporter value (RFC 9266): no other connection has the same.
+        exporter: Sha256,
+        /// Head of the chain of control sessions; `None` when the enclave keeps none.
+        control_head: Option<Sha256>,
     },
 }
 
@@ -86,36 +99,55 @@ impl Statement {
         match self {
             Statement::Server { .. } => KIND_SERVER,
             Statement::Application { .. } => KIND_APPLICATION,
+            Statement::Channel { .. } => KIND_CHANNEL,
+        }
+    }
+
+    /// The head of the chain of control sessions, where the framework states one. An application cannot.
+    pub fn control_head(&self) -> Option<Sha256> {
+        match self {
+            Statement::Server { control_head, .. } | Statement::Channel { control_head, .. } => *control_head,
+            Statement::Application { .. } => None,
         }
     }
 
     /// The statement's one encoding, at most [`MAX_STATEMENT_BYTES`] long.
     pub fn encode(&self) -> Vec<u8> {
-        let (tls_key, application_key, data) = match self {
-            Statement::Server { tls_key, application_key } => (Some(tls_key), application_key, None),
-            Statement::Application { application_key, data } => (None, application_key, Some(data)),
-        };
         let mut bytes = Vec::new();
         let mut encoder = Encoder::new(&mut bytes);
-        let present = [tls_key.is_some(), application_key.is_some(), data.is_some()];
-        let optional = present.into_iter().map(u64::from).fold(0, u64::saturating_add);
+        let fields = self.fields();
+        let present = fields.iter().flatten().map(|_| 1).fold(0, u64::saturating_add);
         let infallible = "writing to a Vec cannot fail";
         encoder
-            .map(optional.saturating_add(2))
+            .map(present.saturating_add(2))
             .and_then(|e| e.u64(KEY_VERSION)?.u64(VERSION))
             .and_then(|e| e.u64(KEY_KIND)?.str(self.kind()))
             .expect(infallible);
-        let fields = [
-            (KEY_TLS_KEY, tls_key.map(|key| &key.0[..])),
-            (KEY_APPLICATION_KEY, application_key.as_ref().map(|key| &key.0[..])),
-            (KEY_APPLICATION_DATA, data.map(ApplicationData::as_bytes)),
-        ];
-        for (key, value) in fields {
-            if let Some(value) = value {
-                encoder.u64(key).and_then(|e| e.bytes(value)).expect(infallible);
-            }
+        for (key, value) in fields.into_iter().flatten() {
+            encoder.u64(key).and_then(|e| e.bytes(value)).expect(infallible);
         }
         bytes
+    }
+
+    /// What follows version and kind, in ascending order of keys.
+    fn fields(&self) -> [Option<(u64, &[u8])>; 3] {
+        match self {
+            Statement::Server { tls_key, application_key, control_head } => [
+                Some((KEY_TLS_KEY, &tls_key.0)),
+                application_key.as_ref().map(|key| (KEY_APPLICATION_KEY, &key.0[..])),
+                control_head.as_ref().map(|head| (KEY_CONTROL_HEAD, &head.0[..])),
+            ],
+            Statement::Application { application_key, data } => [
+                application_key.as_ref().map(|key| (KEY_APPLICATION_KEY, &key.0[..])),
+                Some((KEY_APPLICATION_DATA, data.as_bytes())),
+                None,
+            ],
+            Statement::Channel { exporter, control_head } => [
+                Some((KEY_EXPORTER, &exporter.0)),
+                control_head.as_ref().map(|head| (KEY_CONTROL_HEAD, &head.0[..])),
+                None,
+            ],
+        }
     }
 
     /// Decodes a statement. Exactly the bytes that [`Statement::encode`] makes are accepted.
@@ -135,12 +167,40 @@ impl Statement {
     }
 }
 
+/// The kinds of statement, before anything else of one is known.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Server,
+    Application,
+    Channel,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Server => KIND_SERVER,
+            Kind::Application => KIND_APPLICATION,
+            Kind::Channel => KIND_CHANNEL,
+        }
+    }
+
+    fn has(self, key: u64) -> bool {
+        match self {
+            Kind::Server => matches!(key, KEY_TLS_KEY | KEY_APPLICATION_KEY | KEY_CONTROL_HEAD),
+            Kind::Application => matches!(key, KEY_APPLICATION_KEY | KEY_APPLICATION_DATA),
+            Kind::Channel => matches!(key, KEY_EXPORTER | KEY_CONTROL_HEAD),
+        }
+    }
+}
+
 /// The fields of a statement as they are found.
 struct Fields {
-    is_server: bool,
+    kind: Kind,
     tls_key: Option<Sha256>,
     application_key: Option<Sha256>,
     data: Option<ApplicationData>,
+    exporter: Option<Sha256>,
+    control_head: Option<Sha256>,
 }
 
 impl Fields {
@@ -152,10 +212,12 @@ impl Fields {
         // "another version" of a statement it cannot read.
         version(&mut decoder, entries)?;
         let mut fields = Fields {
-            is_server: kind_is_server(&mut decoder, entries)?,
+            kind: kind(&mut decoder, entries)?,
             tls_key: None,
             application_key: None,
             data: None,
+            exporter: None,
+            control_head: None,
         };
         let mut previous = KEY_KIND;
         for _ in 2..entries {
@@ -173,28 +235,41 @@ impl Fields {
     }
 
     fn take(&mut self, key: u64, decoder: &mut Decoder<'_>) -> Result<(), DecodeError> {
+        if !self.kind.has(key) {
+            return Err(DecodeError::UnknownKey { kind: self.kind.name(), found: key });
+        }
+        if key == KEY_APPLICATION_DATA {
+            self.data = Some(data(decoder)?);
+            return Ok(());
+        }
+        let digest = Some(digest(key, decoder)?);
         match key {
-            KEY_TLS_KEY if self.is_server => self.tls_key = Some(digest(key, decoder)?),
-            KEY_APPLICATION_KEY => self.application_key = Some(digest(key, decoder)?),
-            KEY_APPLICATION_DATA if !self.is_server => self.data = Some(data(decoder)?),
-            found => return Err(DecodeError::UnknownKey { kind: self.kind(), found }),
+            KEY_TLS_KEY => self.tls_key = digest,
+            KEY_APPLICATION_KEY => self.application_key = digest,
+            KEY_EXPORTER => self.exporter = digest,
+            _ => self.control_head = digest,
         }
         Ok(())
     }
 
-    fn kind(&self) -> &'static str {
-        if self.is_server { KIND_SERVER } else { KIND_APPLICATION }
-    }
-
     fn into_statement(self) -> Result<Statement, DecodeError> {
-        let missing = |expected| DecodeError::MissingKey { kind: self.kind(), expected };
-        let application_key = self.application_key;
-        if self.is_server {
-            let tls_key = self.tls_key.ok_or(missing(KEY_TLS_KEY))?;
-            return Ok(Statement::Server { tls_key, application_key });
-        }
-        let data = self.data.clone().ok_or(missing(KEY_APPLICATION_DATA))?;
-        Ok(Statement::Application { application_key, data })
+        let kind = self.kind.name();
+        let missing = |expected| DecodeError::MissingKey { kind, expected };
+        let Fields { application_key, control_head, .. } = self;
+        Ok(match self.kind {
+            Kind::Server => {
+                let tls_key = self.tls_key.ok_or(missing(KEY_TLS_KEY))?;
+                Statement::Server { tls_key, application_key, control_head }
+            }
+            Kind::Application => {
+                let data = self.data.ok_or(missing(KEY_APPLICATION_DATA))?;
+                Statement::Application { application_key, data }
+            }
+            Kind::Channel => {
+                let exporter = self.exporter.ok_or(missing(KEY_EXPORTER))?;
+                Statement::Channel { exporter, control_head }
+            }
+        })
     }
 }
 
@@ -219,11 +294,12 @@ fn version(decoder: &mut Decoder<'_>, entries: u64) -> Result<(), DecodeError> {
     }
 }
 
-fn kind_is_server(decoder: &mut Decoder<'_>, entries: u64) -> Result<bool, DecodeError> {
+fn kind(decoder: &mut Decoder<'_>, entries: u64) -> Result<Kind, DecodeError> {
     expect_key(decoder, entries, KEY_KIND)?;
     match decoder.str().map_err(|source| DecodeError::Cbor { source })? {
-        KIND_SERVER => Ok(true),
-        KIND_APPLICATION => Ok(false),
+        KIND_SERVER => Ok(Kind::Server),
+        KIND_APPLICATION => Ok(Kind::Application),
+        KIND_CHANNEL => Ok(Kind::Channel),
         other => Err(DecodeError::Kind { found: other.to_owned() }),
     }
 }
@@ -264,7 +340,7 @@ pub enum DecodeError {
         found: u64,
     },
     /// A kind that the version does not have.
-    #[error("expected kind {KIND_SERVER:?} or {KIND_APPLICATION:?}, found {found:?}")]
+    #[error("expected kind {KIND_SERVER:?}, {KIND_APPLICATION:?} or {KIND_CHANNEL:?}, found {found:?}")]
     Kind {
         /// The kind found.
         found: String,

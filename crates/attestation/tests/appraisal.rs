@@ -183,7 +183,12 @@ fn without_a_challenge_the_nonce_is_reported_as_unchecked() {
 }
 
 fn server(tls_key: u8) -> Statement {
-    Statement::Server { tls_key: Sha256([tls_key; 32]), application_key: None }
+    Statement::Server { tls_key: Sha256([tls_key; 32]), application_key: None, control_head: None }
+}
+
+fn channel(exporter: u8) -> Statement {
+    let control_head = Some(Sha256([9; 32]));
+    Statement::Channel { exporter: Sha256([exporter; 32]), control_head }
 }
 
 fn application(data: &[u8]) -> Statement {
@@ -226,6 +231,47 @@ fn a_statement_of_the_other_kind_is_refused() {
         refused.refusals[..],
         [Refusal::BindingKind { expected: "application", found: "server" }]
     ));
+}
+
+/// A relay ends the caller's TLS itself and hands on the enclave's own, genuine document.
+#[test]
+fn a_document_about_another_connection_is_refused() {
+    let document = with_user_data(&channel(7).encode());
+    let policy = |exporter| bound(BindingPolicy::Channel { exporter: Sha256([exporter; 32]) });
+    let appraisal = appraise(&document, &policy(7)).unwrap();
+    assert_eq!(appraisal.statement.unwrap().control_head(), Some(Sha256([9; 32])));
+    let last = appraisal.checks.last().unwrap();
+    assert_eq!((last.subject, last.status), (Subject::Exporter, Status::Passed));
+    let refused = appraise(&document, &policy(8)).unwrap_err();
+    let expected = format!(
+        "connection: expected exporter digest {} (this connection's), found {} (the enclave's)",
+        "08".repeat(32),
+        "07".repeat(32)
+    );
+    assert_eq!(refused.to_string(), expected);
+}
+
+/// The same 32 bytes as TLS key, as exporter and as application data are three different words.
+#[test]
+fn the_kinds_of_statement_are_never_taken_for_each_other() {
+    let digest = Sha256([7; 32]);
+    let statements = [server(7), channel(7), application(&digest.0)];
+    let policies = [
+        BindingPolicy::Server { tls_key: digest },
+        BindingPolicy::Channel { exporter: digest },
+        BindingPolicy::Application { data: Some(digest.0.to_vec()) },
+    ];
+    for (said, statement) in statements.iter().enumerate() {
+        for (wanted, policy) in policies.iter().enumerate() {
+            let answer = appraise(&with_user_data(&statement.encode()), &bound(policy.clone()));
+            if said == wanted {
+                assert_eq!(answer.unwrap().statement.as_ref(), Some(statement));
+                continue;
+            }
+            let refused = answer.unwrap_err();
+            assert!(matches!(refused.refusals[..], [Refusal::BindingKind { .. }]), "{refused}");
+        }
+    }
 }
 
 #[test]

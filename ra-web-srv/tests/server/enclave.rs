@@ -93,7 +93,7 @@ impl Enclave {
 
 /// The statement a server with the TLS key `tls_key` makes.
 pub(crate) fn server_statement(tls_key: Sha256) -> Statement {
-    Statement::Server { tls_key, application_key: None }
+    Statement::Server { tls_key, application_key: None, control_head: None }
 }
 
 /// The statement made on behalf of an application that says `data`.

@@ -25,8 +25,12 @@ fn bytes(vector: &Value, member: &str) -> Vec<u8> {
 fn statement(vector: &Value) -> Statement {
     let digest = |member| vector.get(member).map(|_| text(vector, member).parse().unwrap());
     let application_key = digest("application_key");
+    let control_head = digest("control_head");
     match text(vector, "kind") {
-        KIND_SERVER => Statement::Server { tls_key: digest("tls_key").unwrap(), application_key },
+        KIND_SERVER => {
+            Statement::Server { tls_key: digest("tls_key").unwrap(), application_key, control_head }
+        }
+        KIND_CHANNEL => Statement::Channel { exporter: digest("exporter").unwrap(), control_head },
         _ => {
             let data = ApplicationData::new(bytes(vector, "application_data")).unwrap();
             Statement::Application { application_key, data }
@@ -67,13 +71,22 @@ fn application_data_is_limited() {
 
 fn any_statement() -> impl Strategy<Value = Statement> {
     let digest = any::<[u8; 32]>().prop_map(Sha256);
-    let server = (digest.clone(), prop::option::of(digest.clone()))
-        .prop_map(|(tls_key, application_key)| Statement::Server { tls_key, application_key });
+    let optional = prop::option::of(digest.clone());
+    let server = (digest.clone(), optional.clone(), optional.clone()).prop_map(
+        |(tls_key, application_key, control_head)| Statement::Server {
+            tls_key,
+            application_key,
+            control_head,
+        },
+    );
+    let channel = (digest, optional.clone())
+        .prop_map(|(exporter, control_head)| Statement::Channel { exporter, control_head });
     let data = prop::collection::vec(any::<u8>(), 0..=MAX_APPLICATION_DATA_BYTES);
-    let application = (prop::option::of(digest), data).prop_map(|(application_key, data)| {
-        Statement::Application { application_key, data: ApplicationData(data) }
+    let application = (optional, data).prop_map(|(application_key, data)| Statement::Application {
+        application_key,
+        data: ApplicationData(data),
     });
-    prop_oneof![server, application]
+    prop_oneof![server, application, channel]
 }
 
 proptest! {
