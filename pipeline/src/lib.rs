@@ -1,0 +1,13 @@
+//! The control channel of an enclave: commands, terminals and files for the operators its image names.
+//!
+//! One operation per connection. On a session, which is any stream of bytes that is already encrypted, attested and
+//! authenticated, both sides speak [`frame`]s; the first frame is a [`request`], and what follows depends on its verb.
+//!
+//! Spec: `docs/spec/pipeline.md`.
+
+#![forbid(unsafe_code)]
+
+pub mod frame;
+pub mod reply;
+pub mod request;
+pub mod serve;
