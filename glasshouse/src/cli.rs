@@ -221,6 +221,12 @@ pub(crate) struct VerifyArgs {
     /// Ask only whether the evidence is genuine, whatever the image.
     #[arg(long, conflicts_with_all = ["image", "reference"])]
     pub(crate) any_image: bool,
+    /// Refuse when anybody has entered through the control channel.
+    #[arg(long, conflicts_with = "any_image")]
+    pub(crate) never_entered: bool,
+    /// Refuse unless the control channel is sealed: nobody has entered, and nobody can any more.
+    #[arg(long, conflicts_with_all = ["any_image", "never_entered"])]
+    pub(crate) sealed: bool,
     /// Trust this root (PEM) instead of AWS's; the verdict says `simulated`.
     #[arg(long, value_name = "PEM")]
     pub(crate) root: Option<PathBuf>,

@@ -14,10 +14,12 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use attestation::{
-    Appraisal, BindingPolicy, Check, MAX_DOCUMENT_BYTES, Pcr, PcrIndex, Policy, ReferenceValues, Refused,
-    Roots, TrustedRoot, UnixTime, Verified, VerifyError, appraise, verify as verify_document,
+    Appraisal, BindingPolicy, Check, ControlPolicy, MAX_DOCUMENT_BYTES, Pcr, PcrIndex, Policy,
+    ReferenceValues, Refused, Roots, TrustedRoot, UnixTime, Verified, VerifyError, appraise,
+    verify as verify_document,
 };
 use base64::Engine;
+use manifest::Operator;
 use rbuilds::BuildReport;
 use serde::Serialize;
 
@@ -33,11 +35,13 @@ use crate::{
 /// Runs the command.
 pub(crate) fn run(args: &VerifyArgs) -> Result<Exit> {
     let roots = roots(args)?;
-    let reference_values = reference_values(args)?;
+    let image = args.image.as_deref().map(Image::open).transpose()?;
+    let reference_values = reference_values(args, image.as_ref())?;
     let (subject, evidence, at, policy) = match (&args.document, &args.url) {
         (Some(path), _) => {
             let policy = Policy {
                 nonce: args.nonce.as_deref().map(|text| hex_of("--nonce", text)).transpose()?,
+                control: control_policy(args),
                 allow_debug: args.allow_debug,
                 ..Policy::new(reference_values)
             };
@@ -51,6 +55,7 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<Exit> {
             let policy = Policy {
                 nonce: Some(nonce.to_vec()),
                 binding: BindingPolicy::Server { tls_key },
+                control: control_policy(args),
                 allow_debug: args.allow_debug,
                 ..Policy::new(reference_values)
             };
@@ -58,7 +63,9 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<Exit> {
         }
         (None, None) => return Err(Usage("say what to verify: a URL or --document FILE".to_owned()).into()),
     };
-    let verdict = Verdict::reach(subject, &evidence, &roots, at, &policy);
+    let mut verdict = Verdict::reach(subject, &evidence, &roots, at, &policy);
+    verdict.operators =
+        image.map(|image| image.manifest.control.map_or_else(Vec::new, |control| control.operators));
     if args.json {
         output::print(&serde_json::to_string(&verdict)?)?;
     } else {
@@ -86,6 +93,10 @@ struct Verdict {
     refusals: Vec<String>,
     /// Every check in order.
     checks: Vec<Finding>,
+    /// Who may enter through the control channel, by the manifest in the image given: nobody when empty. Absent without
+    /// an image: registers alone do not tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    operators: Option<Vec<Operator>>,
     /// What the document says, absent when it is not genuine.
     #[serde(skip_serializing_if = "Option::is_none")]
     claims: Option<Claims>,
@@ -136,6 +147,7 @@ impl Verdict {
             debug: verified.is_debug(),
             refusals: refusals.iter().map(ToString::to_string).collect(),
             checks: std::iter::once(genuine).chain(checks.into_iter().map(Finding::from)).collect(),
+            operators: None,
             claims: Some(Claims::of(&verified)),
         }
     }
@@ -157,6 +169,7 @@ impl Verdict {
                 expected: None,
                 found: Some(reason),
             }],
+            operators: None,
             claims: None,
         }
     }
@@ -197,6 +210,16 @@ impl fmt::Display for Verdict {
         write!(f, "{table}")?;
         if let Some(claims) = &self.claims {
             write!(f, "\nmodule {}, document of {}", claims.module_id, claims.timestamp)?;
+        }
+        match self.operators.as_deref() {
+            None => {}
+            Some([]) => write!(f, "\ncontrol channel: none")?,
+            Some(operators) => {
+                for Operator { name, may, key } in operators {
+                    let may: Vec<_> = may.iter().map(ToString::to_string).collect();
+                    write!(f, "\noperator {name} may {}; key {key}", may.join(", "))?;
+                }
+            }
         }
         for refusal in &self.refusals {
             write!(f, "\nrefused: {refusal}")?;
@@ -253,12 +276,10 @@ fn roots(args: &VerifyArgs) -> Result<Roots> {
 }
 
 /// The values the caller gives: an image's or a file's, with single registers on top.
-fn reference_values(args: &VerifyArgs) -> Result<ReferenceValues> {
+fn reference_values(args: &VerifyArgs, image: Option<&Image>) -> Result<ReferenceValues> {
     let mut pcrs = BTreeMap::new();
-    if let Some(path) = &args.image {
-        for (index, value) in Image::open(path)?.pcrs {
-            pcrs.insert(PcrIndex::new(index)?, Pcr(value.0));
-        }
+    for (index, value) in image.iter().flat_map(|image| &image.pcrs) {
+        pcrs.insert(PcrIndex::new(*index)?, Pcr(value.0));
     }
     if let Some(path) = &args.reference {
         for (index, value) in stored_reference(path)?.pcrs {
@@ -275,6 +296,14 @@ fn reference_values(args: &VerifyArgs) -> Result<ReferenceValues> {
             Err(Usage("--any-image asks for no register's value: leave out --pcr...".to_owned()).into())
         }
         (false, _) => Ok(ReferenceValues::Pcrs(pcrs)),
+    }
+}
+
+fn control_policy(args: &VerifyArgs) -> ControlPolicy {
+    match (args.never_entered, args.sealed) {
+        (_, true) => ControlPolicy::Sealed,
+        (true, false) => ControlPolicy::NeverEntered,
+        (false, false) => ControlPolicy::Unchecked,
     }
 }
 
@@ -358,6 +387,7 @@ mod tests {
             debug: false,
             refusals: Vec::new(),
             checks: Vec::new(),
+            operators: None,
             claims: None,
         };
         assert_eq!(verdict(true).headline(), "VERIFIED  x");

@@ -23,6 +23,9 @@ pub struct Policy {
     pub nonce: Option<Vec<u8>>,
     /// What `user_data` must state.
     pub binding: BindingPolicy,
+    /// What PCR17 must say of the control channel. It says something of images of this framework only, whose init
+    /// keeps the register for the control channel: reference values have to name such an image.
+    pub control: ControlPolicy,
     /// Accepts an enclave in debug mode, whose operator can see into it.
     pub allow_debug: bool,
 }
@@ -30,7 +33,13 @@ pub struct Policy {
 impl Policy {
     /// Compares PCRs only, and refuses debug mode.
     pub fn new(reference_values: ReferenceValues) -> Self {
-        Policy { reference_values, nonce: None, binding: BindingPolicy::Unchecked, allow_debug: false }
+        Policy {
+            reference_values,
+            nonce: None,
+            binding: BindingPolicy::Unchecked,
+            control: ControlPolicy::Unchecked,
+            allow_debug: false,
+        }
     }
 }
 
@@ -65,6 +74,49 @@ pub enum BindingPolicy {
     },
 }
 
+/// What PCR17 must say of the control channel (`docs/spec/control-trace.md`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ControlPolicy {
+    /// Whatever it says is shown.
+    Unchecked,
+    /// Nobody has entered: it is not locked, or sealed.
+    NeverEntered,
+    /// Nobody has entered, and nobody can any more: it is locked at zero.
+    Sealed,
+}
+
+/// What PCR17 of a document says of the control channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ControlState {
+    /// The register is not locked, so it is not in the document: nobody had entered when it was made.
+    NotEntered,
+    /// Locked at zero: nobody has entered, and nobody can any more.
+    Sealed,
+    /// Somebody entered. The value is that of the first session's opening record.
+    Entered(Pcr),
+}
+
+impl ControlState {
+    /// Reads it from a document's registers.
+    pub fn of(verified: &Verified) -> Self {
+        match verified.pcr(PcrIndex::CONTROL) {
+            None => Self::NotEntered,
+            Some(Pcr::ZERO) => Self::Sealed,
+            Some(value) => Self::Entered(value),
+        }
+    }
+}
+
+impl fmt::Display for ControlState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotEntered => f.write_str("nobody has entered (PCR17 not locked)"),
+            Self::Sealed => f.write_str("sealed, nobody has entered (PCR17 locked at zero)"),
+            Self::Entered(value) => write!(f, "somebody has entered (PCR17 {value})"),
+        }
+    }
+}
+
 /// Compares the claims of `verified` with `policy`.
 ///
 /// # Errors
@@ -75,6 +127,7 @@ pub fn appraise(verified: &Verified, policy: &Policy) -> Result<Appraisal, Refus
     findings.check_debug(verified, policy);
     findings.check_reference_values(verified, &policy.reference_values);
     findings.check_nonce(verified, policy.nonce.as_deref());
+    findings.check_control(ControlState::of(verified), policy.control);
     let statement = findings.check_binding(verified, &policy.binding);
     let Findings { checks, refusals } = findings;
     if !refusals.is_empty() {
@@ -147,6 +200,8 @@ pub enum Subject {
     ApplicationData,
     /// The digest of the connection's exporter value in the binding statement.
     Exporter,
+    /// Whether somebody entered through the control channel.
+    Control,
 }
 
 impl fmt::Display for Subject {
@@ -161,6 +216,7 @@ impl fmt::Display for Subject {
             Subject::TlsKey => f.write_str("TLS key"),
             Subject::ApplicationData => f.write_str("application data"),
             Subject::Exporter => f.write_str("connection"),
+            Subject::Control => f.write_str("control channel"),
         }
     }
 }
@@ -281,6 +337,14 @@ pub enum Refusal {
         expected: Sha256,
         /// The digest that the enclave stated.
         found: Sha256,
+    },
+    /// Somebody entered, or the control channel is not sealed.
+    #[error("control channel: expected: {expected}; found: {found}")]
+    Control {
+        /// What the policy wants, in words.
+        expected: &'static str,
+        /// What PCR17 says.
+        found: ControlState,
     },
     /// The statement holds other application data.
     #[error("application data: expected {}, found {}", hex::encode(expected), hex::encode(found))]
@@ -415,6 +479,18 @@ impl Findings {
             }
             (Statement::Server { .. } | Statement::Channel { .. }, _) => {}
         }
+    }
+
+    fn check_control(&mut self, found: ControlState, policy: ControlPolicy) {
+        let (expected, met) = match policy {
+            ControlPolicy::Unchecked => {
+                return self.add(Subject::Control, Status::Unchecked, None, Some(found.to_string()));
+            }
+            ControlPolicy::NeverEntered => ("nobody has entered", !matches!(found, ControlState::Entered(_))),
+            ControlPolicy::Sealed => ("sealed", found == ControlState::Sealed),
+        };
+        let refusal = (!met).then_some(Refusal::Control { expected, found });
+        self.compared(Subject::Control, expected.to_owned(), Some(found.to_string()), refusal);
     }
 
     fn compared(

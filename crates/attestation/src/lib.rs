@@ -41,7 +41,8 @@ mod verifier;
 mod verify;
 
 pub use appraise::{
-    Appraisal, BindingPolicy, Check, Policy, ReferenceValues, Refusal, Refused, Status, Subject, appraise,
+    Appraisal, BindingPolicy, Check, ControlPolicy, ControlState, Policy, ReferenceValues, Refusal, Refused,
+    Status, Subject, appraise,
 };
 pub use digest::{ParseHexError, Sha256};
 pub use document::{

@@ -19,6 +19,8 @@ impl PcrIndex {
     pub const BOOT: PcrIndex = PcrIndex(1);
     /// The application's ramdisks.
     pub const APPLICATION: PcrIndex = PcrIndex(2);
+    /// The control channel (`docs/spec/control-trace.md`).
+    pub const CONTROL: PcrIndex = PcrIndex(17);
 
     /// The index `index`.
     ///
@@ -34,7 +36,7 @@ impl PcrIndex {
     }
 
     /// What the register measures: AWS assigns 0 to 4 and 8 (Nitro Enclaves user guide, "Cryptographic
-    /// attestation"), Glasshouse assigns 16.
+    /// attestation"), Glasshouse assigns 16 and 17.
     pub const fn meaning(self) -> &'static str {
         match self.0 {
             0 => "enclave image",
@@ -44,6 +46,7 @@ impl PcrIndex {
             4 => "parent instance ID",
             8 => "image signing certificate",
             16 => "framework state at boot",
+            17 => "control channel",
             _ => "application-defined",
         }
     }

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 
 use attestation::binding::{ApplicationData, Statement};
 use attestation::{
-    Appraisal, BindingPolicy, Pcr, PcrIndex, Policy, ReferenceValues, Refusal, Refused, Roots, Sha256,
-    Status, Subject, UnixTime, Verified, appraise, verify,
+    Appraisal, BindingPolicy, ControlPolicy, ControlState, Pcr, PcrIndex, Policy, ReferenceValues, Refusal,
+    Refused, Roots, Sha256, Status, Subject, UnixTime, Verified, appraise, verify,
 };
 use support::{Chain, NOW_SECS, Payload, bytes, pcr_map};
 
@@ -311,6 +311,7 @@ fn all_refusals_are_collected_in_order() {
         reference_values: reference_values(&[(0, 1), (1, 1), (8, 1)]),
         nonce: Some(b"new".to_vec()),
         binding: BindingPolicy::Server { tls_key: Sha256([8; 32]) },
+        control: ControlPolicy::Unchecked,
         allow_debug: false,
     };
     let refused = appraise(&document, &policy).unwrap_err();
@@ -332,9 +333,39 @@ fn all_refusals_are_collected_in_order() {
         (Subject::Pcr(index(1)), Status::Failed),
         (Subject::Pcr(index(8)), Status::Failed),
         (Subject::Nonce, Status::Failed),
+        (Subject::Control, Status::Unchecked),
         (Subject::Binding, Status::Passed),
         (Subject::TlsKey, Status::Failed),
     ];
     assert_eq!(statuses(&refused.checks), expected);
     assert_eq!(refused.to_string().matches("expected").count(), 6);
+}
+
+/// PCR17 absent, zero and extended, under each policy. A comparison with zero alone would take an absent register for a
+/// sealed one, and a prefix of zeros for zero.
+#[test]
+fn the_control_register_says_whether_somebody_entered() {
+    let with = |value: Option<[u8; 48]>| {
+        verified(|payload| {
+            let mut entries = vec![(0_u64, vec![1; 48]), (16, vec![2; 48])];
+            entries.extend(value.map(|value| (17, value.to_vec())));
+            payload.set("pcrs", pcr_map(&entries));
+        })
+    };
+    let mut nearly_zero = [0; 48];
+    nearly_zero[47] = 1;
+    let passes = |document: &Verified| {
+        [ControlPolicy::Unchecked, ControlPolicy::NeverEntered, ControlPolicy::Sealed]
+            .map(|control| appraise(document, &Policy { control, ..any_image() }).is_ok())
+    };
+    assert_eq!(passes(&with(None)), [true, true, false]);
+    assert_eq!(passes(&with(Some([0; 48]))), [true, true, true]);
+    assert_eq!(passes(&with(Some(nearly_zero))), [true, false, false]);
+
+    let policy = Policy { control: ControlPolicy::NeverEntered, ..any_image() };
+    let refused = appraise(&with(Some(nearly_zero)), &policy).unwrap_err();
+    assert!(
+        matches!(refused.refusals[..], [Refusal::Control { found: ControlState::Entered(Pcr(v)), .. }] if v == nearly_zero)
+    );
+    assert!(statuses(&refused.checks).contains(&(Subject::Control, Status::Failed)));
 }

@@ -5,8 +5,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use attestation::{
-    BindingPolicy, CertificatePosition, Document, Pcr, PcrIndex, Policy, ReferenceValues, Refusal, Roots,
-    Sha256, TrustedRoot, UnixTime, Verified, Verifier, VerifyError, appraise, verify,
+    BindingPolicy, CertificatePosition, ControlPolicy, Document, Pcr, PcrIndex, Policy, ReferenceValues,
+    Refusal, Roots, Sha256, TrustedRoot, UnixTime, Verified, Verifier, VerifyError, appraise, verify,
 };
 use base64::Engine;
 
@@ -274,6 +274,7 @@ fn a_genuine_document_passes_the_appraisal_it_should_pass_and_no_other() {
         reference_values: ReferenceValues::Pcrs(pcrs.into()),
         nonce: verified.nonce().map(<[u8]>::to_vec),
         binding: BindingPolicy::Unchecked,
+        control: ControlPolicy::Unchecked,
         allow_debug: false,
     };
     assert!(!appraise(&verified, &policy).unwrap().is_simulated());
