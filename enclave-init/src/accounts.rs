@@ -1,6 +1,6 @@
 //! Finds the ids of a user in the text of `passwd(5)` and `group(5)`.
 //!
-//! A pure function of three texts; [`crate::services`] reads the files from the image.
+//! A pure function of three texts; [`crate::users`] reads the files from the image.
 
 /// As whom a service runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,14 +13,48 @@ pub(crate) struct Identity {
 
 /// Why a user cannot be resolved.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum AccountError {
+#[non_exhaustive]
+pub enum AccountError {
+    /// There is no such user.
     #[error("the image's /etc/passwd has no user {name:?}")]
-    NoUser { name: String },
+    NoUser {
+        /// The name.
+        name: String,
+    },
+    /// There is no such group.
     #[error("the image's /etc/group has no group {name:?}")]
-    NoGroup { name: String },
+    NoGroup {
+        /// The name.
+        name: String,
+    },
     /// The highest number means "no change" to the kernel.
     #[error("{id} is not a user or group id")]
-    NotAnId { id: String },
+    NotAnId {
+        /// What stands where a number should.
+        id: String,
+    },
+}
+
+/// What `passwd(5)` says of a user beside ids; empty where it says nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Login {
+    /// The user's name.
+    pub name: String,
+    /// The home directory.
+    pub home: String,
+    /// The shell.
+    pub shell: String,
+}
+
+/// Name, home and shell of the first user with this id.
+pub(crate) fn login(uid: u32, passwd: &str) -> Login {
+    let found = passwd.lines().find_map(|line| {
+        let fields: Vec<_> = line.split(':').collect();
+        let [name, _, number, _, _, home, shell] = fields[..] else { return None };
+        let login = || Login { name: name.to_owned(), home: home.to_owned(), shell: shell.to_owned() };
+        (id(number) == Some(uid)).then(login)
+    });
+    found.unwrap_or_default()
 }
 
 /// Resolves `name`, `uid`, `name:group` or `uid:gid`, or any mix of names and numbers.
@@ -142,6 +176,16 @@ mod tests {
         }
         assert_eq!(refused("root:wheel"), AccountError::NoGroup { name: "wheel".into() });
         assert_eq!(refused("root:"), AccountError::NoGroup { name: String::new() });
+    }
+
+    #[test]
+    fn a_login_is_what_the_image_says_of_it() {
+        let www = login(33, PASSWD);
+        assert_eq!(
+            (www.name.as_str(), www.home.as_str(), www.shell.as_str()),
+            ("www-data", "/var/www", "/usr/sbin/nologin")
+        );
+        assert_eq!(login(1000, PASSWD), Login::default());
     }
 
     /// setresuid(-1) changes nothing: the service would have stayed root.

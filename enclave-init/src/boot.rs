@@ -27,6 +27,7 @@ use crate::{
     mounts::{self, MountError, ROOTFS},
     notify::{self, NotifySocket},
     place::Place,
+    private,
     services::{PlanError, Unit, plan},
     shell::Shell,
 };
@@ -72,6 +73,8 @@ pub(crate) enum BootError {
     Measure(#[from] MeasureError),
     #[error("cannot listen at {}", notify::SOCKET_PATH)]
     Notify(#[source] io::Error),
+    #[error("cannot listen at {}", private::SOCKET_PATH)]
+    Private(#[source] io::Error),
     #[error("cannot receive signals")]
     Signals(#[source] io::Error),
     #[error(transparent)]
@@ -187,5 +190,8 @@ fn start_shell(place: &Place, units: Vec<Unit>, journal: &Rc<Journal>) -> Result
     let socket = NotifySocket::bind(Path::new(notify::SOCKET_PATH)).map_err(BootError::Notify)?;
     let (inputs, received) = mpsc::channel(INPUTS);
     spawn_local(control::serve(place.guest(CONTROL_PORT), journal.clone(), inputs.clone()));
-    Shell::new(units, socket, journal.clone(), inputs, received).map_err(BootError::Signals)
+    let (asks, asked) = mpsc::channel(INPUTS);
+    let private = private::bind(Path::new(private::PRIVATE_DIRECTORY)).map_err(BootError::Private)?;
+    spawn_local(private::serve(private, journal.clone(), asks));
+    Shell::new(units, socket, journal.clone(), inputs, received, asked).map_err(BootError::Signals)
 }

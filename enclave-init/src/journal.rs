@@ -5,6 +5,7 @@
 
 use std::{
     cell::{Cell, OnceCell, RefCell},
+    collections::{BTreeMap, VecDeque},
     fs::{File, OpenOptions},
     io::Write,
     os::unix::fs::OpenOptionsExt,
@@ -15,7 +16,7 @@ use rustix::fs::OFlags;
 use tokio::sync::Notify;
 
 use crate::{
-    event::{Event, Exit, Level, Outcome, ServiceState},
+    event::{Event, Exit, Level, Line, Outcome, ServiceState},
     outbox::{Batch, LOG_BYTES, Outbox, STATE_BYTES},
 };
 
@@ -27,7 +28,12 @@ pub(crate) struct Journal {
     changed: Notify,
     closed: Cell<bool>,
     console: OnceCell<File>,
+    /// What each service has printed last, by its name.
+    tails: RefCell<BTreeMap<String, VecDeque<u8>>>,
 }
+
+/// What is kept of each service's output for the control channel, in bytes.
+pub(crate) const TAIL_BYTES: usize = 64 * 1024;
 
 impl Journal {
     pub(crate) fn new() -> Self {
@@ -37,6 +43,7 @@ impl Journal {
             changed: Notify::new(),
             closed: Cell::new(false),
             console: OnceCell::new(),
+            tails: RefCell::default(),
         }
     }
 
@@ -56,9 +63,35 @@ impl Journal {
     pub(crate) fn record(&self, mut event: Event) {
         shorten(&mut event);
         self.print(&event);
+        if let Event::Log { service, line, .. } = &event {
+            self.keep(service, line);
+        }
         let at_ms = u64::try_from(self.now().as_millis()).unwrap_or(u64::MAX);
         self.outbox.borrow_mut().push(at_ms, event);
         self.changed.notify_one();
+    }
+
+    /// Puts a line behind what is kept of its service's output, and lets go of whole lines before it.
+    fn keep(&self, service: &str, line: &Line) {
+        let mut tails = self.tails.borrow_mut();
+        if !tails.contains_key(service) {
+            tails.insert(service.to_owned(), VecDeque::new());
+        }
+        let tail = tails.get_mut(service).expect("it was just put there");
+        tail.extend(&line.bytes);
+        if !line.continues {
+            tail.push_back(b'\n');
+        }
+        if tail.len() > TAIL_BYTES {
+            let over = tail.len() - TAIL_BYTES;
+            let end_of_line = tail.iter().skip(over).position(|byte| *byte == b'\n');
+            tail.drain(..over + end_of_line.map_or(0, |at| at + 1));
+        }
+    }
+
+    /// What a service has printed last, at most [`TAIL_BYTES`]; `None` if nothing.
+    pub(crate) fn tail(&self, service: &str) -> Option<Vec<u8>> {
+        self.tails.borrow().get(service).map(|tail| tail.iter().copied().collect())
     }
 
     pub(crate) fn info(&self, text: impl Into<String>) {

@@ -7,7 +7,7 @@
 //! Logic without system calls: [`mod@event`], `lines`, `outbox`, `accounts`, `supervisor`, `health`. System calls without logic:
 //! `mounts`, `process`, and `sys::pid1`. `shell` joins them.
 //!
-//! The multi-call binary of the image calls [`main_entry`]. The `glasshouse` command reads [`mod@event`].
+//! The multi-call binary of the image calls [`main_entry`]. The control channel asks [`users`] and [`mod@private`]. The `glasshouse` command reads [`mod@event`].
 
 #![forbid(unsafe_code)]
 
@@ -25,10 +25,12 @@ mod mounts;
 mod notify;
 mod outbox;
 mod place;
+pub mod private;
 mod services;
 mod shell;
 mod supervisor;
 mod tail;
+pub mod users;
 
 use std::{ffi::OsString, process::ExitCode};
 

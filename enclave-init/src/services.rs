@@ -1,28 +1,18 @@
 //! From the measured manifest to what has to be started: the framework's daemons, then the services.
 
-use std::{
-    ffi::OsString,
-    fs::File,
-    io::{self, Read},
-    path::Path,
-    time::Duration,
-};
+use std::{ffi::OsString, path::Path, time::Duration};
 
 use manifest::{DEFAULT_STOP_TIMEOUT_S, Measured, Readiness, Restart, Service, StopSignal};
-use rustix::{
-    fs::{CWD, Mode, OFlags, ResolveFlags},
-    io::Errno,
-};
-use sys::pid1::{Confinement, Launch};
+use sys::pid1::Launch;
 
 use crate::{
-    accounts::{self, AccountError},
     boot::{MANIFEST_PATH, NSM_PATH},
     health::Monitor,
     mounts::{ROOTFS, RUNTIME_DIRECTORY},
     notify,
     place::Place,
     supervisor::UnitSpec,
+    users::{AccountError, AccountsError, Users},
 };
 
 /// How long a daemon of the framework has to become ready.
@@ -31,8 +21,10 @@ const DAEMON_READY_TIMEOUT: Duration = Duration::from_secs(30);
 /// The mark of the framework's daemons in events. No service's name can have it.
 const DAEMON_MARK: char = '@';
 
-/// Longest `/etc/passwd` or `/etc/group` that is read, in bytes.
-const MAX_ACCOUNTS_BYTES: u64 = 1024 * 1024;
+/// Whether a unit's name is that of a daemon of the framework.
+pub(crate) fn is_daemon(name: &str) -> bool {
+    name.starts_with(DAEMON_MARK)
+}
 
 /// A unit with all that it takes to start it.
 #[derive(Clone, Debug)]
@@ -54,12 +46,8 @@ pub(crate) enum PlanError {
         #[source]
         source: AccountError,
     },
-    #[error("cannot read the image's /{path}")]
-    Accounts {
-        path: &'static str,
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Accounts(#[from] AccountsError),
 }
 
 /// Everything to start, in order, the main service last.
@@ -107,16 +95,9 @@ fn daemon(name: &str, words: Vec<String>) -> Unit {
 }
 
 fn service(service: &Service, users: &Users) -> Result<Unit, PlanError> {
-    let identity = accounts::resolve(&service.user, &users.passwd, &users.group).map_err(|source| {
+    let confinement = users.confine(&service.user, ROOTFS, &service.workdir).map_err(|source| {
         PlanError::User { service: service.name.clone(), user: service.user.clone(), source }
     })?;
-    let confinement = Confinement {
-        root: ROOTFS.into(),
-        workdir: service.workdir.clone().into(),
-        uid: identity.uid,
-        gid: identity.gid,
-        groups: users.may_set_groups.then_some(identity.groups),
-    };
     let mut words = service.command.iter().map(OsString::from);
     let program = words.next().expect("a measured service has a command");
     let mut env: Vec<_> = service.env.iter().map(|(name, value)| (name.into(), value.into())).collect();
@@ -142,46 +123,11 @@ fn notify_variable() -> (OsString, OsString) {
     ("NOTIFY_SOCKET".into(), notify::SOCKET_PATH.into())
 }
 
-/// What the image says of users, and whether this user namespace lets groups be set.
-struct Users {
-    passwd: String,
-    group: String,
-    may_set_groups: bool,
-}
-
-impl Users {
-    fn read(root: &Path) -> Result<Self, PlanError> {
-        let read = |path| read_within(root, path).map_err(|source| PlanError::Accounts { path, source });
-        let setgroups = std::fs::read_to_string("/proc/self/setgroups").unwrap_or_default();
-        Ok(Self {
-            passwd: read("etc/passwd")?,
-            group: read("etc/group")?,
-            may_set_groups: setgroups.trim() != "deny",
-        })
-    }
-}
-
-/// Reads a text file of the image, its links resolved as the image means them; a missing file is empty.
-fn read_within(root: &Path, path: &str) -> io::Result<String> {
-    let directory =
-        rustix::fs::openat(CWD, root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let file = match rustix::fs::openat2(directory, path, flags, Mode::empty(), ResolveFlags::IN_ROOT) {
-        Ok(file) => File::from(file),
-        Err(Errno::NOENT) => return Ok(String::new()),
-        Err(errno) => return Err(errno.into()),
-    };
-    let mut bytes = Vec::new();
-    file.take(MAX_ACCOUNTS_BYTES).read_to_end(&mut bytes)?;
-    // Names that are not UTF-8 cannot be in a manifest.
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use manifest::Attestation;
-    use std::{collections::BTreeMap, num::NonZeroU16, os::unix::fs::symlink};
+    use std::{collections::BTreeMap, num::NonZeroU16};
 
     fn measured() -> Measured {
         let port = |port| NonZeroU16::new(port).unwrap();
@@ -257,15 +203,5 @@ mod tests {
         assert_eq!(unit.spec.ready_timeout, None);
         let nobody = Service { user: "nobody".into(), ..service };
         assert!(matches!(self::service(&nobody, &users), Err(PlanError::User { .. })));
-    }
-
-    #[test]
-    fn reads_accounts_as_the_image_means_them() {
-        let root = tempfile::tempdir().unwrap();
-        std::fs::create_dir_all(root.path().join("etc")).unwrap();
-        std::fs::write(root.path().join("passwd.real"), "inside").unwrap();
-        symlink("/passwd.real", root.path().join("etc/passwd")).unwrap();
-        assert_eq!(read_within(root.path(), "etc/passwd").unwrap(), "inside");
-        assert_eq!(read_within(root.path(), "etc/group").unwrap(), "");
     }
 }

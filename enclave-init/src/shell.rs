@@ -26,7 +26,8 @@ use crate::{
     health::{Change, Monitor, Task},
     journal::{Journal, chain},
     notify::NotifySocket,
-    services::Unit,
+    private::{Ask, ServiceState},
+    services::{self, Unit},
     supervisor::{Action, Input, Supervisor, UnitId},
     tail::Tail,
 };
@@ -52,6 +53,7 @@ pub(crate) struct Shell {
     journal: Rc<Journal>,
     inputs: mpsc::Sender<Input>,
     received: mpsc::Receiver<Input>,
+    asked: mpsc::Receiver<Ask>,
     children: Signals,
     requests: [Signals; 3],
 }
@@ -73,6 +75,7 @@ impl Shell {
         journal: Rc<Journal>,
         inputs: mpsc::Sender<Input>,
         received: mpsc::Receiver<Input>,
+        asked: mpsc::Receiver<Ask>,
     ) -> io::Result<Self> {
         let specs = units.iter().map(|unit| unit.spec.clone()).collect();
         Ok(Self {
@@ -84,6 +87,7 @@ impl Shell {
             journal,
             inputs,
             received,
+            asked,
             children: signal(SignalKind::child())?,
             requests: [
                 signal(SignalKind::terminate())?,
@@ -130,6 +134,7 @@ impl Shell {
             session = self.socket.ready_session() => self.announced(session),
             // This end holds a sender, so the channel never closes.
             Some(input) = self.received.recv() => vec![input],
+            Some(ask) = self.asked.recv() => self.answer(ask),
             () = tick => self.tick(),
         }
     }
@@ -304,6 +309,27 @@ impl Shell {
         // Who waits for its port to answer, or for nothing, is not made ready by a message.
         let found = found.filter(|process| self.units[process.unit.0].ready == Readiness::Notify);
         found.map(|process| Input::Ready { unit: process.unit, run: process.run }).into_iter().collect()
+    }
+
+    /// Answers the control channel. Whoever asked may be gone by now.
+    fn answer(&self, ask: Ask) -> Vec<Input> {
+        match ask {
+            Ask::Services(answer) => {
+                let states = self.supervisor.states().map(|(service, state, run)| ServiceState {
+                    service: service.to_owned(),
+                    state: state.to_owned(),
+                    run,
+                });
+                let _ = answer.send(states.collect());
+                Vec::new()
+            }
+            Ask::Restart { service, answer } => {
+                let named = |unit: &Unit| unit.spec.name == service && !services::is_daemon(&service);
+                let found = self.units.iter().position(named);
+                let _ = answer.send(found.map(drop).ok_or("the image has no such service"));
+                found.map(|unit| Input::Restart { unit: UnitId(unit) }).into_iter().collect()
+            }
+        }
     }
 
     fn shutdown(&self, signal: &str) -> Vec<Input> {

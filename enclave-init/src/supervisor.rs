@@ -69,6 +69,8 @@ pub(crate) enum Input {
     Unhealthy { unit: UnitId, run: u32 },
     /// The process ended.
     Exited { unit: UnitId, outcome: Outcome },
+    /// An operator wants another run, whatever the unit's policy.
+    Restart { unit: UnitId },
     /// Somebody asked the enclave to end.
     Shutdown,
     /// A deadline has passed.
@@ -107,6 +109,8 @@ struct Unit {
     was_ready: bool,
     /// Ends in a row that came too soon.
     failures: u32,
+    /// Start it again when its process has ended, whatever the policy.
+    start_again: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,6 +156,7 @@ impl Supervisor {
             started_at: Duration::ZERO,
             was_ready: false,
             failures: 0,
+            start_again: false,
         };
         Self { units: units.into_iter().map(waiting).collect(), phase: Phase::Starting, actions: Vec::new() }
     }
@@ -176,6 +181,7 @@ impl Supervisor {
                 self.report(unit, ServiceState::Exited(outcome));
                 self.ended(now, unit, Some(outcome));
             }
+            Input::Restart { unit } => self.restart(now, unit),
             Input::Shutdown => self.stop(now, Exit { code: 0, cause: Cause::Shutdown }),
             Input::Tick => self.tick(now),
         }
@@ -218,6 +224,7 @@ impl Supervisor {
         let unit = &mut self.units[id.0];
         unit.run = unit.run.saturating_add(1);
         unit.started_at = now;
+        unit.start_again = false;
         unit.state = State::Starting { deadline: None };
         let run = unit.run;
         self.report(id, ServiceState::Starting);
@@ -251,6 +258,40 @@ impl Supervisor {
         }
     }
 
+    /// Has a unit that was started before run anew: one that runs is asked to end first.
+    fn restart(&mut self, now: Duration, id: UnitId) {
+        if matches!(self.phase, Phase::Stopping { .. } | Phase::Finished) {
+            return;
+        }
+        let unit = &mut self.units[id.0];
+        match unit.state {
+            State::Starting { .. } | State::Ready => {
+                unit.state = State::Replacing { deadline: now + unit.spec.stop_timeout };
+                unit.start_again = true;
+                self.actions.push(Action::Terminate { unit: id });
+            }
+            State::Replacing { .. } | State::Overdue => unit.start_again = true,
+            State::BackingOff { .. } | State::Ended => self.start(now, id),
+            // It has its turn yet, or the enclave ends.
+            State::Waiting | State::Stopping { .. } => {}
+        }
+    }
+
+    /// Every unit's name, state and number of starts.
+    pub(crate) fn states(&self) -> impl Iterator<Item = (&str, &'static str, u32)> {
+        self.units.iter().map(|unit| {
+            let state = match unit.state {
+                State::Waiting => "waiting",
+                State::Starting { .. } => "starting",
+                State::Ready => "ready",
+                State::Overdue | State::BackingOff { .. } | State::Replacing { .. } => "restarting",
+                State::Stopping { .. } => "stopping",
+                State::Ended => "ended",
+            };
+            (unit.spec.name.as_str(), state, unit.run)
+        })
+    }
+
     /// The unit's process is gone, or never was (`outcome` is `None`).
     fn ended(&mut self, now: Duration, id: UnitId, outcome: Option<Outcome>) {
         let code = outcome.map_or(NOT_STARTED_CODE, Outcome::code);
@@ -262,6 +303,9 @@ impl Supervisor {
             return self.stop_next(now);
         }
         let unit = &mut self.units[id.0];
+        if unit.start_again {
+            return self.start(now, id);
+        }
         let failed = matches!(unit.state, State::Overdue | State::Replacing { .. }) || code != 0;
         let again = match unit.spec.restart {
             Restart::Always => true,

@@ -12,7 +12,7 @@ use std::{
         unix::process::CommandExt,
     },
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
 };
 
 use rustix::{
@@ -74,6 +74,8 @@ pub enum Step {
     Fork,
     /// Becoming leader of a session.
     Session,
+    /// Making a terminal, or taking it as the session's.
+    Terminal,
     /// Entering the root directory.
     Root,
     /// Entering the working directory.
@@ -121,14 +123,27 @@ pub fn signal_group(group: Pid, number: u8) -> io::Result<()> {
 /// # Errors
 /// [`SpawnError`] says which step failed; no process is left behind then.
 pub fn spawn(launch: &Launch) -> Result<Spawned, SpawnError> {
+    start(launch, [Stdio::null(), Stdio::piped(), Stdio::piped()], Console::None).map(spawned)
+}
+
+/// Whether a process's standard input becomes the terminal that controls it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Console {
+    None,
+    Stdin,
+}
+
+/// As [`spawn`], with `stdio` as input, output and error.
+pub(crate) fn start(launch: &Launch, stdio: [Stdio; 3], console: Console) -> Result<Child, SpawnError> {
     let (mut failed_step, report) = io::pipe().map_err(|source| SpawnError { step: Step::Fork, source })?;
     let mut command = Command::new(&launch.program);
     command.args(&launch.args).env_clear().envs(launch.env.iter().map(|(k, v)| (k, v)));
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let [stdin, stdout, stderr] = stdio;
+    command.stdin(stdin).stdout(stdout).stderr(stderr);
     let confinement = launch.confinement.as_ref().map(Prepared::new).transpose()?;
     let prepare = move || {
         let mut step = Step::Session;
-        enter(confinement.as_ref(), &mut step).map_err(|errno| {
+        enter(confinement.as_ref(), console, &mut step).map_err(|errno| {
             // Whether the byte arrives only decides how well the failure is described.
             let _ = rustix::io::write(&report, &[step as u8]);
             io::Error::from(errno)
@@ -140,10 +155,7 @@ pub fn spawn(launch: &Launch) -> Result<Spawned, SpawnError> {
     let outcome = command.spawn();
     // Closes this process's copy of the reporting end, so that the read below ends.
     drop(command);
-    match outcome {
-        Ok(child) => Ok(spawned(child)),
-        Err(source) => Err(SpawnError { step: reported_step(&mut failed_step), source }),
-    }
+    outcome.map_err(|source| SpawnError { step: reported_step(&mut failed_step), source })
 }
 
 /// The confinement in the form system calls take, so that nothing is allocated after the fork.
@@ -188,8 +200,12 @@ fn valid_id(id: u32, step: Step) -> Result<u32, SpawnError> {
 }
 
 /// Runs in the new process, after the fork and before the program; see the safety comment in [`spawn`].
-fn enter(confinement: Option<&Prepared>, step: &mut Step) -> Result<(), Errno> {
+fn enter(confinement: Option<&Prepared>, console: Console, step: &mut Step) -> Result<(), Errno> {
     rustix::process::setsid()?;
+    if console == Console::Stdin {
+        *step = Step::Terminal;
+        rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
+    }
     if let Some(to) = confinement {
         *step = Step::Root;
         rustix::process::chroot(to.root.as_c_str())?;
@@ -240,11 +256,14 @@ fn give_up_capabilities() -> Result<(), Errno> {
     Ok(())
 }
 
-fn spawned(mut child: std::process::Child) -> Spawned {
-    let pid =
-        i32::try_from(child.id()).ok().and_then(Pid::from_raw).expect("a process id is a positive pid_t");
+/// The id of a process just started.
+pub(crate) fn pid_of(child: &Child) -> Pid {
+    i32::try_from(child.id()).ok().and_then(Pid::from_raw).expect("a process id is a positive pid_t")
+}
+
+fn spawned(mut child: Child) -> Spawned {
     Spawned {
-        pid,
+        pid: pid_of(&child),
         stdout: child.stdout.take().expect("stdout was asked to be a pipe").into(),
         stderr: child.stderr.take().expect("stderr was asked to be a pipe").into(),
     }
@@ -255,6 +274,7 @@ fn reported_step(from: &mut io::PipeReader) -> Step {
     let steps = [
         Step::Fork,
         Step::Session,
+        Step::Terminal,
         Step::Root,
         Step::Workdir,
         Step::Capabilities,
@@ -366,6 +386,7 @@ impl std::fmt::Display for SpawnError {
         f.write_str(match self.step {
             Step::Fork => "cannot make a process",
             Step::Session => "cannot start a session",
+            Step::Terminal => "cannot make a terminal",
             Step::Root => "cannot enter the root directory",
             Step::Workdir => "cannot enter the working directory",
             Step::Capabilities => "cannot give up capabilities",

@@ -266,6 +266,36 @@ fn an_unhealthy_unit_is_stopped_and_started_again_by_its_policy() {
 }
 
 #[test]
+fn an_operator_restarts_a_unit_whatever_its_policy() {
+    let mut world = World::begun(&[("a", Restart::Never, None), ("main", Restart::Never, None)]);
+    world.log();
+    world.give(Input::Restart { unit: UnitId(1) });
+    world.give(Input::Restart { unit: UnitId(1) });
+    assert_eq!(world.log(), ["term 1"]);
+    world.exits(1, DONE);
+    assert_eq!(world.log(), ["spawn 1 2"]);
+    // One that has ended for good is started, too.
+    world.exits(0, DONE);
+    world.give(Input::Restart { unit: UnitId(0) });
+    assert_eq!(world.log(), ["spawn 0 2"]);
+    // Asked once, it is started again once.
+    world.exits(1, DONE);
+    world.give(Input::Restart { unit: UnitId(1) });
+    assert_eq!(world.log(), ["term 0"]);
+}
+
+#[test]
+fn a_unit_that_does_not_end_for_its_restart_is_killed() {
+    let mut world = World::begun(&[("main", Restart::Never, None)]);
+    world.give(Input::Restart { unit: UnitId(0) });
+    assert_eq!(world.sleep(), 10_000);
+    assert_eq!(world.log(), ["spawn 0 1", "all ready", "term 0", "kill 0"]);
+    world.exits(0, Outcome::Signal(9));
+    assert_eq!(world.log(), ["spawn 0 2"]);
+    assert_eq!(world.supervisor.states().collect::<Vec<_>>(), [("main", "ready", 2)]);
+}
+
+#[test]
 fn a_shutdown_while_the_main_service_waits_for_its_restart_ends_at_once() {
     let mut world = World::begun(&[("main", Restart::Always, None)]);
     world.exits(0, Outcome::Code(3));
@@ -282,7 +312,7 @@ proptest! {
     #[test]
     fn always_ends_after_a_shutdown(
         units in prop::collection::vec((any_restart(), prop::option::of(1_u64..5)), 1..5),
-        steps in prop::collection::vec((0_u8..5, 0_usize..5, 0_u8..3), 0..60),
+        steps in prop::collection::vec((0_u8..6, 0_usize..5, 0_u8..3), 0..60),
     ) {
         let specs: Vec<_> = units.iter().map(|(restart, timeout)| ("u", *restart, *timeout)).collect();
         let mut world = World::begun(&specs);
@@ -296,6 +326,7 @@ proptest! {
                 1 if world.alive.contains(&UnitId(unit)) => world.exits(unit, Outcome::Code(code)),
                 2 => world.ready(unit, world.supervisor.units[unit].run),
                 4 => world.give(Input::Unhealthy { unit: UnitId(unit), run: world.supervisor.units[unit].run }),
+                5 => world.give(Input::Restart { unit: UnitId(unit) }),
                 _ => world.spawn_fails = !world.spawn_fails,
             }
         }
