@@ -2,10 +2,12 @@
 //!
 //! Every other crate of the workspace forbids unsafe code; what cannot be had from `rustix` lives here, one module a
 //! caller: [`nsm`] for the Nitro Security Module's ioctl, [`pid1`] for an init process, [`session`] for what operators run,
-//! [`namespace`] for entering Linux namespaces, [`vsock`] for socket options. Nothing here decides policy.
+//! [`namespace`] for entering Linux namespaces, [`tun`] for a TUN device, [`vsock`] for socket options. Nothing here decides
+//! policy.
 
 pub mod namespace;
 pub mod nsm;
 pub mod pid1;
 pub mod session;
+pub mod tun;
 pub mod vsock;
