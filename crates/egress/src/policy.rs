@@ -3,7 +3,7 @@
 use std::{fmt, net::IpAddr};
 
 use crate::{
-    Destination, Network, Pattern, Protocol, Rule,
+    Destination, Name, Network, Pattern, Protocol, Rule,
     class::{Special, canonical, special},
 };
 
@@ -76,6 +76,23 @@ impl Policy {
     #[must_use]
     pub fn trusting_classes(self) -> Self {
         Self { trusts_classes: true, ..self }
+    }
+
+    /// Whether a name may be asked for: some connection to it could be allowed.
+    pub fn permits_name(&self, name: &Name) -> bool {
+        let destination = Destination::Name(name.clone());
+        self.allow.iter().filter(|rule| rule.pattern().matches_name(name)).any(|rule| {
+            let ends = [rule.ports().first(), rule.ports().last()];
+            ends.into_iter().any(|port| self.evaluate(&destination, port, rule.protocol()).is_allowed())
+        })
+    }
+
+    /// The names that rules spell out, in the rules' order.
+    pub fn names(&self) -> impl Iterator<Item = &Name> {
+        self.allow.iter().filter_map(|rule| match rule.pattern() {
+            Pattern::Name(name) => Some(name),
+            _ => None,
+        })
     }
 
     /// Whether nothing at all is allowed.

@@ -113,6 +113,16 @@ impl Ports {
     /// Every port.
     pub const ALL: Self = Self { first: NonZeroU16::MIN, last: NonZeroU16::MAX };
 
+    /// The lowest.
+    pub fn first(&self) -> u16 {
+        self.first.get()
+    }
+
+    /// The highest.
+    pub fn last(&self) -> u16 {
+        self.last.get()
+    }
+
     /// Whether `port` is one of them.
     pub fn contains(&self, port: u16) -> bool {
         (self.first.get()..=self.last.get()).contains(&port)

@@ -181,7 +181,7 @@ impl Flows {
             return Step::Drop;
         }
         if packet.from == self.listener(packet.from) {
-            return self.from_listener(now, frame, packet, flags);
+            return self.of_listener(now, frame, packet, flags);
         }
         let ends = Ends { client: packet.from, destination: packet.to };
         let opens = flags & (SYN | ACK | RST) == SYN;
@@ -190,7 +190,7 @@ impl Flows {
                 self.forget(peer);
                 self.ask(now, frame, ends, sequence)
             }
-            Some(peer) => self.from_client(now, frame, packet, peer, flags),
+            Some(peer) => self.of_client(now, frame, packet, peer, flags),
             None if opens => self.ask(now, frame, ends, sequence),
             None => answer::reset(packet).map_or(Step::Drop, Step::Answer),
         }
@@ -224,7 +224,7 @@ impl Flows {
         self.forget_all(|flow| now.saturating_duration_since(flow.touched) > flow.state.lifetime());
     }
 
-    fn from_listener(&mut self, now: Instant, frame: &mut [u8], packet: &Packet, flags: u8) -> Step {
+    fn of_listener(&mut self, now: Instant, frame: &mut [u8], packet: &Packet, flags: u8) -> Step {
         let Some(flow) = self.flows.get_mut(&packet.to) else {
             return answer::reset(packet).map_or(Step::Drop, Step::Answer);
         };
@@ -233,7 +233,7 @@ impl Flows {
         written(readdress(frame, packet, flow.ends.destination, flow.ends.client))
     }
 
-    fn from_client(
+    fn of_client(
         &mut self,
         now: Instant,
         frame: &mut [u8],

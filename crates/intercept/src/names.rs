@@ -114,6 +114,7 @@ impl Names {
 }
 
 #[cfg(test)]
+#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, reason = "a test may stop")]
 mod tests {
     use super::*;
 

@@ -152,7 +152,7 @@ mod tests {
     fn the_parts_do_not_overlap() {
         let own = [OWN_IPV4, ROUTER_IPV4, RESOLVER_IPV4].map(Ipv4Addr::to_bits);
         assert!(own.iter().all(|address| *address < PEERS_IPV4));
-        assert!(PEERS_IPV4 + PEER_ADDRESSES <= NAMES_IPV4);
+        const { assert!(PEERS_IPV4 + PEER_ADDRESSES <= NAMES_IPV4) };
         assert_eq!(Family::V4.name(MAX_NAMES - 1), IpAddr::from([198, 19, 255, 255]));
     }
 }

@@ -1,3 +1,10 @@
+#![allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::panic,
+    reason = "a test may stop"
+)]
+
 use super::*;
 use crate::packet::tests::{checksums_are_right, tcp};
 
