@@ -134,6 +134,7 @@ mod tests {
         Measured {
             attestation: Some(Attestation { port: port(8443) }),
             control: None,
+            egress: None,
             name: "demo".into(),
             publish: vec![port(80), port(8080)],
             services: Vec::new(),

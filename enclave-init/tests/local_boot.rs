@@ -340,6 +340,7 @@ fn measured(services: &[Service]) -> Measured {
     Measured {
         attestation: None,
         control: None,
+        egress: None,
         name: "boot-test".into(),
         publish: Vec::new(),
         services,

@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod control;
+mod egress;
 mod health;
 mod measured;
 mod reference;
@@ -17,6 +18,7 @@ mod signal;
 mod source;
 
 pub use control::{Capability, Control, DEFAULT_CONTROL_PORT, Operator, OperatorKey};
+pub use egress::{Dns, Egress};
 pub use health::{Healthcheck, ImageHealthcheck, OnUnhealthy};
 pub use measured::{
     Attestation, DEFAULT_STOP_TIMEOUT_S, MEASURED_VERSION, Measured, MeasuredError, Readiness, Restart,
@@ -28,8 +30,8 @@ pub use source::{Dockerfile, ImageConfig, ImageSource, Manifest, ManifestError, 
 
 /// The vsock ports the framework itself uses; an application cannot publish them.
 ///
-/// 9000 heartbeat, 9001 init's control, 9100 event stream.
-pub const RESERVED_PORTS: [u16; 3] = [9000, 9001, 9100];
+/// 9000 heartbeat, 9001 init's control, 9100 event stream, 9200 egress.
+pub const RESERVED_PORTS: [u16; 4] = [9000, 9001, 9100, ::egress::EGRESS_PORT];
 
 /// The vsock and TCP port of the attestation web server unless the manifest says otherwise.
 pub const DEFAULT_ATTESTATION_PORT: u16 = 8443;

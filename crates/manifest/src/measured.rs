@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fmt, num::NonZeroU16, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::{Control, Healthcheck, OnUnhealthy, RESERVED_PORTS, StopSignal, is_valid_name};
+use crate::{Control, Egress, Healthcheck, OnUnhealthy, RESERVED_PORTS, StopSignal, is_valid_name};
 
 /// The version this crate writes and the only one it reads.
 pub const MEASURED_VERSION: u32 = 1;
@@ -32,6 +32,9 @@ pub struct Measured {
     /// The control channel, absent when nobody can enter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub control: Option<Control>,
+    /// What may be reached, absent when there is no way out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Egress>,
     /// The image's name, also the enclave's host name.
     pub name: String,
     /// TCP ports of the enclave's loopback that are reachable from outside, ascending.
@@ -190,6 +193,9 @@ impl Measured {
         }
         if let Some(control) = &self.control {
             control.check()?;
+        }
+        if let Some(egress) = &self.egress {
+            egress.check()?;
         }
         self.check_ports()
     }

@@ -11,9 +11,10 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::{
-    Attestation, Control, DEFAULT_ATTESTATION_PORT, DEFAULT_STOP_TIMEOUT_S, Healthcheck, ImageHealthcheck,
-    MEASURED_VERSION, Measured, RESERVED_PORTS, Readiness, Restart, Service, StopSignal,
+    Attestation, Control, DEFAULT_ATTESTATION_PORT, DEFAULT_STOP_TIMEOUT_S, Egress, Healthcheck,
+    ImageHealthcheck, MEASURED_VERSION, Measured, RESERVED_PORTS, Readiness, Restart, Service, StopSignal,
     control::RawControl,
+    egress::RawEgress,
     health::{HealthError, HealthOverrides, RawHealth},
     is_valid_name,
 };
@@ -41,6 +42,7 @@ pub struct Manifest {
     publish: Vec<NonZeroU16>,
     attestation: Option<Attestation>,
     control: Option<Control>,
+    egress: Option<Egress>,
     app: Overrides,
     services: Vec<(String, Overrides)>,
 }
@@ -210,6 +212,7 @@ impl Manifest {
         let measured = Measured {
             attestation: self.attestation,
             control: self.control.clone(),
+            egress: self.egress.clone(),
             name: self.name.clone(),
             publish: self.publish.clone(),
             services,
@@ -345,6 +348,7 @@ struct Raw {
     #[serde(default)]
     attestation: RawAttestation,
     control: Option<Spanned<RawControl>>,
+    egress: Option<RawEgress>,
 }
 
 #[derive(Deserialize)]
@@ -437,6 +441,7 @@ impl Raw {
             publish: check_publish(self.publish, attestation, control.as_ref())?,
             attestation,
             control,
+            egress: RawEgress::check(self.egress)?,
             app: self.app.check()?,
             services,
         })

@@ -328,6 +328,7 @@ proptest! {
         let measured = Measured {
             attestation: None,
             control: None,
+            egress: None,
             name: "x".into(),
             publish: vec![port.try_into().unwrap()],
             services: vec![service],
