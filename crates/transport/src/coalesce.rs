@@ -22,6 +22,7 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
@@ -74,6 +75,14 @@ where
         };
         let shared = Shared { state: Mutex::new(state), abandoned: Notify::new() };
         Self { shared: Arc::new(shared), runtime: Handle::current() }
+    }
+
+    /// A second descriptor for the socket below, for who takes over from here.
+    pub(crate) fn socket(&self) -> io::Result<OwnedFd>
+    where
+        S: AsFd,
+    {
+        self.shared.lock().inner.as_fd().try_clone_to_owned()
     }
 
     /// Ready once the stream below has all bytes, or with the error that kept it from taking them.

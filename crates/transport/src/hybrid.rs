@@ -30,6 +30,25 @@ pub enum HandshakeError {
     Io(#[from] io::Error),
 }
 
+/// What to send on a fresh connection to ask for `port`.
+pub fn request_line(port: Port) -> Vec<u8> {
+    line::connect(port)
+}
+
+/// Looks for the answer at the start of what has come since. `None` while it is not all there; then its length, after
+/// which the stream belongs to the guest's listener.
+///
+/// # Errors
+/// [`LineError`] when something else came.
+pub fn find_answer(received: &[u8]) -> Result<Option<usize>, LineError> {
+    let Some(end) = received.iter().take(MAX_LINE_BYTES).position(|byte| *byte == b'\n') else {
+        return if received.len() < MAX_LINE_BYTES { Ok(None) } else { Err(LineError::TooLong) };
+    };
+    let length = end + 1;
+    line::parse_ok(received.get(..length).unwrap_or(received))?;
+    Ok(Some(length))
+}
+
 /// Asks for `port` on a fresh connection. Afterwards the stream belongs to the guest's listener.
 pub(crate) async fn request<S>(stream: &mut S, port: Port) -> Result<(), HandshakeError>
 where
@@ -70,6 +89,14 @@ fn is_end(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn answer_is_found_once_it_is_whole() {
+        assert_eq!(find_answer(b"OK 10"), Ok(None));
+        assert_eq!(find_answer(b"OK 10\nhello\n"), Ok(Some(6)));
+        assert!(matches!(find_answer(b"KO 10\n"), Err(LineError::Malformed { .. })));
+        assert_eq!(find_answer(&[b'9'; MAX_LINE_BYTES]), Err(LineError::TooLong));
+    }
 
     #[tokio::test]
     async fn line_is_read_up_to_its_newline_or_its_limit() {

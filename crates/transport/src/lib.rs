@@ -22,6 +22,7 @@ mod listener;
 mod memory;
 pub mod notify;
 mod relay;
+mod socket;
 mod stream;
 mod unix;
 
@@ -30,4 +31,5 @@ pub use connect::ConnectError;
 pub use listener::{BindError, Listener, Peer};
 pub use memory::pair;
 pub use relay::{Direction, RelayError, RelayOptions, Relayed, relay};
-pub use stream::Stream;
+pub use socket::ListenSocket;
+pub use stream::{Stream, TCP_KEEPALIVE_IDLE, VSOCK_BUFFER_BYTES};

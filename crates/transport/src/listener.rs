@@ -178,7 +178,7 @@ pub enum BindError {
 }
 
 impl BindError {
-    fn from_io(addr: &Addr, source: io::Error) -> Self {
+    pub(crate) fn from_io(addr: &Addr, source: io::Error) -> Self {
         match (source.kind(), addr) {
             (io::ErrorKind::AddrInUse, _) => Self::InUse { addr: addr.clone() },
             (io::ErrorKind::AlreadyExists, Addr::Unix(path)) => Self::NotASocket { path: path.clone() },

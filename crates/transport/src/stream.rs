@@ -1,10 +1,11 @@
 //! One type for every kind of byte stream.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_vsock::VsockStream;
 
@@ -32,6 +33,21 @@ impl Stream {
         Self(Kind::Vsock(Coalesced::new(stream)))
     }
 
+    /// Gives up the stream for its socket, which is connected and non-blocking. Waits until the socket has all that was
+    /// written.
+    ///
+    /// # Errors
+    /// What flushing runs into; `Unsupported` for a stream in memory, which has no socket.
+    pub async fn into_fd(mut self) -> io::Result<OwnedFd> {
+        self.flush().await?;
+        match self.0 {
+            Kind::Vsock(stream) => stream.socket(),
+            Kind::Unix(stream) => stream.into_std().map(OwnedFd::from),
+            Kind::Tcp(stream) => stream.into_std().map(OwnedFd::from),
+            Kind::Memory(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
     pub(crate) fn from_memory(stream: DuplexStream) -> Self {
         Self(Kind::Memory(stream))
     }
@@ -57,10 +73,10 @@ impl From<TcpStream> for Stream {
 
 /// What a vsock takes in before its peer has to wait; the default of Linux is 256 KiB. The more room there is, the later
 /// a reader that has fallen behind loses its connection to a burst of small packets.
-const VSOCK_BUFFER_BYTES: u64 = 1 << 20;
+pub const VSOCK_BUFFER_BYTES: u64 = 1 << 20;
 
 /// How long a TCP connection may be silent before the kernel asks whether the peer is still there.
-const TCP_KEEPALIVE_IDLE: std::time::Duration = std::time::Duration::from_secs(60);
+pub const TCP_KEEPALIVE_IDLE: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// Calls the same method on whichever stream is inside.
 macro_rules! delegate {
