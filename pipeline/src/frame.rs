@@ -65,10 +65,12 @@ pub enum Kind {
     End = 0x24,
     /// What the receiver has already.
     Have = 0x25,
+    /// What the sender wants to know of what the receiver has.
+    Ask = 0x26,
 }
 
 impl Kind {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 17] = [
         Self::Request,
         Self::Accepted,
         Self::Refused,
@@ -85,6 +87,7 @@ impl Kind {
         Self::Digest,
         Self::End,
         Self::Have,
+        Self::Ask,
     ];
 
     /// The kind with that number.
@@ -152,7 +155,7 @@ pub fn header(kind: Kind, length: usize) -> [u8; HEADER_BYTES] {
 }
 
 /// Kind and payload length of the frame that begins `bytes`; `None` when its header is not there yet.
-fn parse_header(bytes: &[u8]) -> Result<Option<(Kind, usize)>, FrameError> {
+pub(crate) fn parse_header(bytes: &[u8]) -> Result<Option<(Kind, usize)>, FrameError> {
     let Some(&[kind, a, b, c, d]) = bytes.first_chunk() else { return Ok(None) };
     let kind = Kind::from_byte(kind).ok_or(FrameError::UnknownKind { found: kind })?;
     let found = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
@@ -200,6 +203,12 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         Self { inner, buffer: BytesMut::new() }
     }
 
+    /// The stream, and what was read of it but belongs to no frame that was returned yet: for those who go on with the
+    /// bytes themselves.
+    pub(crate) fn parts(&mut self) -> (&mut R, &mut BytesMut) {
+        (&mut self.inner, &mut self.buffer)
+    }
+
     /// The next frame; `None` when the stream ended after a whole one. Can be dropped and called again: nothing is lost.
     ///
     /// # Errors
@@ -228,6 +237,11 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
     /// Writes to `inner`.
     pub fn new(inner: W) -> Self {
         Self { inner }
+    }
+
+    /// The stream, for those who write whole frames themselves.
+    pub(crate) fn stream(&mut self) -> &mut W {
+        &mut self.inner
     }
 
     /// Writes one frame. It may wait in the stream's own buffer until [`FrameWriter::flush`].

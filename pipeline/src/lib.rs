@@ -11,3 +11,4 @@ pub mod frame;
 pub mod reply;
 pub mod request;
 pub mod serve;
+pub mod transfer;

@@ -11,6 +11,7 @@ use crate::{
     frame::{FrameReader, FrameWriter},
     reply::{Exit, Refusal},
     request::Request,
+    transfer::RemotePath,
 };
 
 /// The client's frames.
@@ -25,6 +26,8 @@ pub struct Session {
     pub request: Request,
     /// Where the application's files are: `/rootfs` in an enclave. Paths in the request are below it.
     pub root: PathBuf,
+    /// The paths at or below which the operator may read, if the request reads files, or write, if it writes them.
+    pub reach: Vec<RemotePath>,
     /// Frames that come after the request.
     pub input: Input,
     /// Frames for the client. Nothing was sent yet, [`crate::frame::Kind::Accepted`] neither; the server itself sends the
@@ -58,6 +61,9 @@ pub enum ServeError {
     /// The client is told so.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// The client was told so already, and had the time to read it. Nothing more is sent.
+    #[error("{0}")]
+    Told(Refusal),
     /// The client is gone, or does not speak the protocol.
     #[error(transparent)]
     Connection(#[from] crate::frame::FrameError),
