@@ -1,11 +1,15 @@
 //! The command line: of the `pf-proxy` program, and of the applet with the same name.
 
+use std::future::Future;
 use std::io;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::check::{self, CheckArgs};
+use crate::forward_host::{self, ForwardHostArgs};
+use crate::host::Host;
 use crate::{Error, Options, Reverse, Route, descriptors};
 
 /// TCP proxies between an enclave and the world.
@@ -20,7 +24,8 @@ const EXIT_CODES: &str = "\
 Addresses: vsock://CID:PORT (CID may be `any` to listen), unix:/path, hybrid:/path:PORT, tcp://host:port
 
 Exit codes:
-  0  ended by SIGTERM or SIGINT
+  0  ended by SIGTERM or SIGINT; check: allowed
+  1  check: denied
   2  bad arguments
   3  cannot listen at an address
   4  cannot go on";
@@ -29,6 +34,10 @@ Exit codes:
 enum Command {
     /// Publish ports: carry each connection to a listening address on to a target address
     Reverse(ReverseArgs),
+    /// The host's end of an enclave's way out: make the connections that it asks for, if the rules allow them
+    ForwardHost(ForwardHostArgs),
+    /// Say whether a connection would be allowed, and by which rule
+    Check(CheckArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -51,6 +60,8 @@ struct ReverseArgs {
 pub enum ExitCode {
     /// Ended by a signal, as it should. Usage errors (2) are clap's and never come from here.
     Done = 0,
+    /// What was checked is not allowed.
+    Denied = 1,
     /// An address cannot be listened on.
     CannotListen = 3,
     /// The system refuses something that is needed.
@@ -67,10 +78,17 @@ impl From<ExitCode> for std::process::ExitCode {
 ///
 /// Has its own single-threaded runtime; call it outside of any. Logs to whichever subscriber is installed.
 pub fn run(args: Args) -> ExitCode {
-    let Command::Reverse(args) = args.command;
-    descriptors::make_room(args.max_connections as usize);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let outcome = runtime.map_err(Failure::System).and_then(|runtime| runtime.block_on(reverse(args)));
+    let outcome = match args.command {
+        Command::Reverse(args) => {
+            descriptors::make_room(args.max_connections as usize);
+            on_a_runtime(reverse(args))
+        }
+        Command::ForwardHost(args) => {
+            descriptors::make_room(args.max_connections());
+            on_a_runtime(forward_host(args))
+        }
+        Command::Check(args) => return check::run(&args),
+    };
     let Err(failure) = outcome else {
         return ExitCode::Done;
     };
@@ -82,14 +100,40 @@ pub fn run(args: Args) -> ExitCode {
     }
 }
 
+fn on_a_runtime(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(Failure::System)?.block_on(work)
+}
+
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error(transparent)]
     Proxy(#[from] Error),
+    #[error(transparent)]
+    Rules(#[from] forward_host::RulesError),
     #[error("cannot start")]
     System(#[source] io::Error),
     #[error("cannot report readiness")]
     Notify(#[source] io::Error),
+}
+
+async fn forward_host(args: ForwardHostArgs) -> Result<(), Failure> {
+    let guard = args.guard()?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::System)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::System)?;
+    let host = Host::bind(args.listen(), guard, args.options()).await?;
+    tracing::info!(listen = %host.local_addr(), "making connections for an enclave");
+    transport::notify::ready().map_err(Failure::Notify)?;
+    let stop = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+    };
+    let summary = host.run(stop).await?;
+    tracing::info!(?summary, "stopped");
+    Ok(())
 }
 
 async fn reverse(args: ReverseArgs) -> Result<(), Failure> {

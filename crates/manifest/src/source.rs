@@ -196,6 +196,11 @@ impl Manifest {
         raw.check().map_err(|Mistake { span, message }| ManifestError::at(text, span, message))
     }
 
+    /// What may be reached; `None` when there is no way out.
+    pub fn egress(&self) -> Option<&Egress> {
+        self.egress.as_ref()
+    }
+
     /// What the enclave is held to: this manifest's word where it has one, else the image's, else the default.
     ///
     /// As with container engines, a `command` of the manifest replaces both `Entrypoint` and `Cmd`, and its `env` is

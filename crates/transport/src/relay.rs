@@ -91,6 +91,15 @@ pub enum RelayError {
     },
 }
 
+impl RelayError {
+    /// What was carried all the same.
+    pub fn relayed(&self) -> Relayed {
+        match self {
+            Self::Read { relayed, .. } | Self::Write { relayed, .. } => *relayed,
+        }
+    }
+}
+
 /// Carries bytes both ways until both sides have ended, then closes both.
 ///
 /// # Errors
