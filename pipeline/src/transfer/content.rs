@@ -18,7 +18,7 @@ use crate::frame::Kind;
 /// What holes read as.
 pub(crate) static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 /// Bytes of one block of `st_blocks`.
-const STAT_BLOCK_BYTES: u64 = 512;
+pub(crate) const STAT_BLOCK_BYTES: u64 = 512;
 
 /// A file that is held open, and how it was then.
 #[derive(Debug)]

@@ -14,6 +14,7 @@
 
 mod answer;
 mod bridge;
+pub mod cli;
 pub mod client;
 mod confine;
 mod content;
@@ -45,6 +46,13 @@ pub use path::{
 };
 pub use receive::MAX_DEPTH;
 pub use verbs::TransferVerbs;
+
+/// How many bytes a file takes on its disk, which is what it will take on the other side at most.
+pub(crate) fn allocated(file: &OwnedFd, shown: &[u8]) -> Result<u64, TransferError> {
+    let stat = rustix::fs::fstat(file).map_err(|error| TransferError::io(shown, "look at it", error))?;
+    let blocks = u64::try_from(stat.st_blocks).unwrap_or(0);
+    Ok(content::size(&stat).min(blocks.saturating_mul(content::STAT_BLOCK_BYTES)))
+}
 
 /// What is sent.
 pub enum Source {
