@@ -99,6 +99,18 @@ impl Capture {
     }
 
     fn emit(&self, line: Line) {
+        if let Some(record) = self.egress_record(&line) {
+            return self.journal.record(Event::Egress(record));
+        }
         self.journal.record(Event::Log { service: self.service.clone(), stream: self.stream, line });
+    }
+
+    /// Daemons of the framework log to standard error. What one writes to standard output is a record of a connection;
+    /// services, whose names have no `@`, cannot make one.
+    fn egress_record(&self, line: &Line) -> Option<Box<egress::Record>> {
+        if !self.service.starts_with('@') || self.stream != LogStream::Stdout || line.continues {
+            return None;
+        }
+        egress::Record::from_json(std::str::from_utf8(&line.bytes).ok()?).ok().map(Box::new)
     }
 }

@@ -78,9 +78,11 @@ pub enum Event {
         #[serde(flatten)]
         health: Health,
     },
+    /// What became of a connection to the world, or of several alike.
+    Egress(Box<egress::Record>),
     /// Every service has been ready.
     Ready,
-    /// Log lines were dropped here because the host did not read fast enough.
+    /// Log lines or records of connections were dropped here because the host did not read fast enough.
     Dropped {
         /// How many events.
         count: u64,
@@ -221,10 +223,25 @@ impl Outcome {
     }
 }
 
+/// Events that share their memory while they wait for the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lane {
+    /// Log lines.
+    Logs,
+    /// Records of connections.
+    Egress,
+    /// Everything else.
+    States,
+}
+
 impl Event {
-    /// Whether the host may miss this event rather than the enclave wait: log lines and nothing else.
-    pub fn is_droppable(&self) -> bool {
-        matches!(self, Self::Log { .. })
+    /// Which events this one may push out: those of its own lane.
+    pub(crate) fn lane(&self) -> Lane {
+        match self {
+            Self::Log { .. } => Lane::Logs,
+            Self::Egress(_) => Lane::Egress,
+            _ => Lane::States,
+        }
     }
 }
 
@@ -300,13 +317,13 @@ mod tests {
             assert_eq!(std::str::from_utf8(&record.to_line()).unwrap(), line);
             count += 1;
         }
-        assert_eq!(count, 20);
+        assert_eq!(count, 23);
     }
 
     #[test]
     fn refuses_the_lines_the_specification_says_must_be_refused() {
         let vectors = include_str!("../../docs/spec/vectors/event-stream-invalid.jsonl");
-        assert_eq!(vectors.lines().count(), 9);
+        assert_eq!(vectors.lines().count(), 12);
         for line in vectors.lines() {
             assert!(Record::from_line(line.as_bytes()).is_err(), "{line}");
         }

@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 
 use crate::{
     event::{Event, Exit, Level, Line, Outcome, ServiceState},
-    outbox::{Batch, LOG_BYTES, Outbox, STATE_BYTES},
+    outbox::{Batch, EGRESS_BYTES, LOG_BYTES, Outbox, STATE_BYTES},
 };
 
 /// Takes every event of the enclave.
@@ -39,7 +39,7 @@ impl Journal {
     pub(crate) fn new() -> Self {
         Self {
             started: Instant::now(),
-            outbox: RefCell::new(Outbox::new(LOG_BYTES, STATE_BYTES)),
+            outbox: RefCell::new(Outbox::new(LOG_BYTES, EGRESS_BYTES, STATE_BYTES)),
             changed: Notify::new(),
             closed: Cell::new(false),
             console: OnceCell::new(),
@@ -175,7 +175,11 @@ fn readable(event: &Event) -> Option<(&str, String)> {
         Event::Service { service, run, state } => {
             init(format!("{service} (run {run}): {}", readable_state(state)))
         }
-        Event::Boot { .. } | Event::Health { .. } | Event::Dropped { .. } | Event::Unknown => None,
+        Event::Boot { .. }
+        | Event::Health { .. }
+        | Event::Egress(_)
+        | Event::Dropped { .. }
+        | Event::Unknown => None,
     }
 }
 

@@ -1,15 +1,18 @@
 //! The events that the host has not had yet, in bounded memory.
 //!
 //! A host that reads slowly or not at all must not stop the enclave, so the oldest log lines make room for new events
-//! and are counted. What happened to a service and how the enclave ended is kept apart from log lines, which therefore
-//! never push it out. Nothing here knows about connections; [`crate::host`] empties the box.
+//! and are counted. What happened to a service and how the enclave ended is kept apart from log lines, and so are the
+//! records of connections: none of the three pushes out another. Nothing here knows about connections; [`crate::host`] empties the box.
 
 use std::collections::VecDeque;
 
-use crate::event::{Event, Record};
+use crate::event::{self, Event, Record};
 
 /// Memory for log lines that wait, in bytes. Some 25,000 short lines: a burst at a service's start is not cut.
 pub(crate) const LOG_BYTES: usize = 4 * 1024 * 1024;
+
+/// Memory for records of connections that wait, in bytes: some 3,000 of them.
+pub(crate) const EGRESS_BYTES: usize = 1024 * 1024;
 
 /// Memory for all other events that wait, in bytes. A service that fails at every start needs hours to fill it.
 pub(crate) const STATE_BYTES: usize = 1024 * 1024;
@@ -18,6 +21,7 @@ pub(crate) const STATE_BYTES: usize = 1024 * 1024;
 #[derive(Debug)]
 pub(crate) struct Outbox {
     logs: Lane,
+    egress: Lane,
     states: Lane,
     /// The number the next event gets.
     next_seq: u64,
@@ -26,13 +30,18 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    pub(crate) fn new(log_bytes: usize, state_bytes: usize) -> Self {
-        Self { logs: Lane::new(log_bytes), states: Lane::new(state_bytes), next_seq: 1, next_sent: 1 }
+    pub(crate) fn new(log_bytes: usize, egress_bytes: usize, state_bytes: usize) -> Self {
+        let (logs, egress, states) = (Lane::new(log_bytes), Lane::new(egress_bytes), Lane::new(state_bytes));
+        Self { logs, egress, states, next_seq: 1, next_sent: 1 }
     }
 
     /// Puts an event behind all others.
     pub(crate) fn push(&mut self, at_ms: u64, event: Event) {
-        let lane = if event.is_droppable() { &mut self.logs } else { &mut self.states };
+        let lane = match event.lane() {
+            event::Lane::Logs => &mut self.logs,
+            event::Lane::Egress => &mut self.egress,
+            event::Lane::States => &mut self.states,
+        };
         let seq = self.next_seq;
         self.next_seq += 1;
         lane.push(Entry { seq, at_ms, line: Record { seq, at_ms, event }.to_line() });
@@ -41,11 +50,12 @@ impl Outbox {
     /// Takes the oldest events that fit `max_bytes`, at least one if there is any.
     pub(crate) fn take(&mut self, max_bytes: usize) -> Batch {
         let mut batch = Batch::default();
-        while let Some(entry) = self.oldest() {
-            if !batch.bytes.is_empty() && batch.bytes.len() + entry.line.len() > max_bytes {
+        while let Some(lane) = self.oldest() {
+            let next = lane.entries.front().map_or(0, |entry| entry.line.len());
+            if !batch.bytes.is_empty() && batch.bytes.len() + next > max_bytes {
                 break;
             }
-            let Some(entry) = self.pop() else { break };
+            let Some(entry) = lane.pop() else { break };
             let missed = entry.seq - self.next_sent;
             if missed > 0 {
                 // The number of the last event that is missing: numbers go on rising, and each is accounted for.
@@ -58,17 +68,11 @@ impl Outbox {
         batch
     }
 
-    fn oldest(&self) -> Option<&Entry> {
-        match (self.logs.entries.front(), self.states.entries.front()) {
-            (Some(log), Some(state)) => Some(if log.seq < state.seq { log } else { state }),
-            (log, state) => log.or(state),
-        }
-    }
-
-    fn pop(&mut self) -> Option<Entry> {
-        let seq = self.oldest()?.seq;
-        let is_log = self.logs.entries.front().is_some_and(|log| log.seq == seq);
-        if is_log { self.logs.pop() } else { self.states.pop() }
+    /// The lane whose turn it is; nothing when all are empty.
+    fn oldest(&mut self) -> Option<&mut Lane> {
+        let lanes = [&mut self.logs, &mut self.egress, &mut self.states];
+        let waiting = lanes.into_iter().filter_map(|lane| Some((lane.entries.front()?.seq, lane)));
+        waiting.min_by_key(|(seq, _)| *seq).map(|(_, lane)| lane)
     }
 }
 
@@ -151,6 +155,11 @@ mod tests {
         Event::Message { level: Level::Info, text: text.into() }
     }
 
+    fn connection() -> Event {
+        let json = r#"{"time_ms":1,"protocol":"tcp","port":1,"outcome":"denied","sent":0,"received":0,"duration_ms":0,"count":1}"#;
+        Event::Egress(Box::new(egress::Record::from_json(json).unwrap()))
+    }
+
     fn records(outbox: &mut Outbox, max_bytes: usize) -> Vec<Record> {
         let batch = outbox.take(max_bytes);
         batch
@@ -162,7 +171,7 @@ mod tests {
 
     #[test]
     fn log_lines_never_push_out_states_and_the_gap_is_counted_where_it_is() {
-        let mut outbox = Outbox::new(ENTRY_BYTES * 2 + 200, 10_000);
+        let mut outbox = Outbox::new(ENTRY_BYTES * 2 + 200, 0, 10_000);
         outbox.push(0, state("first"));
         for i in 0..10 {
             outbox.push(1, log(&i.to_string()));
@@ -188,7 +197,7 @@ mod tests {
 
     #[test]
     fn a_batch_holds_at_least_one_event_and_otherwise_keeps_its_limit() {
-        let mut outbox = Outbox::new(100_000, 100_000);
+        let mut outbox = Outbox::new(100_000, 0, 100_000);
         for _ in 0..3 {
             outbox.push(0, log(&"x".repeat(100)));
         }
@@ -201,11 +210,12 @@ mod tests {
         /// Numbers rise, every event is either delivered or counted, and memory stays in its bounds.
         #[test]
         fn accounts_for_every_event(
-            steps in prop::collection::vec((0_u8..4, 0_usize..300), 0..200),
+            steps in prop::collection::vec((0_u8..6, 0_usize..300), 0..200),
             log_bytes in 0_usize..2000,
+            egress_bytes in 0_usize..2000,
             state_bytes in 0_usize..2000,
         ) {
-            let mut outbox = Outbox::new(log_bytes, state_bytes);
+            let mut outbox = Outbox::new(log_bytes, egress_bytes, state_bytes);
             let (mut pushed, mut accounted, mut last_seq) = (0_u64, 0_u64, 0_u64);
             let mut check = |got: Vec<Record>| {
                 for record in got {
@@ -219,9 +229,10 @@ mod tests {
                 match step {
                     0 => check(records(&mut outbox, size)),
                     1 => { outbox.push(0, state(&"s".repeat(size))); pushed += 1; }
+                    2 | 3 => { outbox.push(0, connection()); pushed += 1; }
                     _ => { outbox.push(0, log(&"l".repeat(size))); pushed += 1; }
                 }
-                for lane in [&outbox.logs, &outbox.states] {
+                for lane in [&outbox.logs, &outbox.egress, &outbox.states] {
                     prop_assert!(lane.bytes <= lane.max_bytes || lane.entries.len() == 1);
                     prop_assert_eq!(lane.bytes, lane.entries.iter().map(|e| e.line.len() + ENTRY_BYTES).sum::<usize>());
                 }

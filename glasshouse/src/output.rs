@@ -78,6 +78,7 @@ impl Output {
             Some(Line::Service(line)) if !self.background => print_service(&line)?,
             Some(Line::Service(line)) if !self.is_ready => say(&String::from_utf8_lossy(&line)),
             Some(Line::Framework(line)) if !self.background || !self.is_ready => say(&line),
+            Some(Line::Egress(line)) if !self.background && is_refused(record) => say(&line),
             _ => {}
         }
         Ok(())
@@ -108,12 +109,20 @@ impl Output {
     }
 }
 
+/// Who watches wants to know what was refused; of every connection, `glasshouse logs` tells.
+fn is_refused(record: &Record) -> bool {
+    let Event::Egress(record) = &record.event else { return false };
+    matches!(record.outcome, egress::Outcome::Denied | egress::Outcome::Asked(egress::wire::Status::Denied))
+}
+
 /// A line for people.
 pub(crate) enum Line {
     /// A service wrote it: `SERVICE | LINE`.
     Service(Vec<u8>),
     /// Init says it.
     Framework(String),
+    /// What became of a connection: `egress | ...`.
+    Egress(String),
 }
 
 /// An event as a line, if people care.
@@ -141,6 +150,7 @@ pub(crate) fn describe(record: &Record) -> Option<Line> {
         Event::Health { service, health: Health::Unhealthy { reason, output }, .. } => {
             format!("{service} is unhealthy: its health check failed: {reason}: {output}")
         }
+        Event::Egress(record) => return Some(Line::Egress(format!("egress | {record}"))),
         Event::Dropped { count } => format!("{count} log lines were dropped: the host read too slowly"),
         _ => return None,
     };

@@ -5,7 +5,10 @@
 
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
-use std::net::IpAddr;
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 
 use minicbor::{Decoder, Encoder};
 use serde::{Deserialize, Serialize};
@@ -32,7 +35,8 @@ pub enum Outcome {
 }
 
 /// One connection, or several alike.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "Json", try_from = "Json")]
 pub struct Record {
     /// When it began: milliseconds since 1970 by the enclave's clock, which the host sets.
     pub time_ms: u64,
@@ -166,7 +170,7 @@ impl Record {
 
     /// The record as one JSON object, without a line's end.
     pub fn to_json(&self) -> String {
-        serde_json::to_string(&Json::from(self)).expect("strings and integers always serialise")
+        serde_json::to_string(self).expect("strings and integers always serialise")
     }
 
     /// Reads a JSON object of the form that [`Self::to_json`] writes.
@@ -177,7 +181,7 @@ impl Record {
         if text.len() > MAX_RECORD_BYTES.saturating_mul(2) {
             return Err(RecordError::TooLong { found: text.len() });
         }
-        serde_json::from_str::<Json>(text)?.try_into()
+        Ok(serde_json::from_str(text)?)
     }
 
     fn checked(self) -> Result<Self, RecordError> {
@@ -261,6 +265,25 @@ impl<'a> Fields<'a> {
     }
 }
 
+impl fmt::Display for Record {
+    /// For people: `tcp api.example.com:443 (192.0.2.1): connected, 120 bytes sent, 3400 received, 1.2 s`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ", self.protocol)?;
+        match (&self.name, self.address) {
+            (Some(name), Some(address)) => write!(f, "{name}:{} ({address})", self.port)?,
+            (Some(name), None) => write!(f, "{name}:{}", self.port)?,
+            (None, Some(address)) => write!(f, "{}", SocketAddr::new(address, self.port))?,
+            (None, None) => f.write_str("various")?,
+        }
+        write!(f, ": {}", self.outcome.word())?;
+        if self.outcome == Outcome::Asked(Status::Connected) {
+            let (seconds, tenths) = (self.duration_ms / 1000, self.duration_ms / 100 % 10);
+            write!(f, ", {} bytes sent, {} received, {seconds}.{tenths} s", self.sent, self.received)?;
+        }
+        if self.count > 1 { write!(f, ", {} times", self.count) } else { Ok(()) }
+    }
+}
+
 impl Protocol {
     /// Its number in IP headers.
     fn number(self) -> u64 {
@@ -312,7 +335,6 @@ impl Outcome {
 
 /// The members of the JSON object.
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Json {
     time_ms: u64,
     protocol: String,
@@ -330,8 +352,8 @@ struct Json {
     count: u64,
 }
 
-impl From<&Record> for Json {
-    fn from(record: &Record) -> Self {
+impl From<Record> for Json {
+    fn from(record: Record) -> Self {
         Self {
             time_ms: record.time_ms,
             protocol: record.protocol.to_string(),
@@ -339,7 +361,7 @@ impl From<&Record> for Json {
             address: record.address,
             port: record.port,
             outcome: record.outcome.word().to_owned(),
-            rule: record.rule.clone(),
+            rule: record.rule,
             sent: record.sent,
             received: record.received,
             duration_ms: record.duration_ms,
