@@ -135,6 +135,12 @@ pub(crate) struct RunArgs {
     /// Publish every port the image names, the attestation server's among them, under the same number on 127.0.0.1.
     #[arg(short = 'P', long, conflicts_with = "publish")]
     pub(crate) publish_all: bool,
+    /// Of what the image's [egress] allows, allow this only, as in api.example.com:443. Repeatable.
+    #[arg(long, value_name = "RULE")]
+    pub(crate) egress_allow: Vec<egress::Rule>,
+    /// Deny this although the image's [egress] allows it, as in '*.example.com:*' or 10.0.0.0/8:*. Repeatable.
+    #[arg(long, value_name = "RULE")]
+    pub(crate) egress_deny: Vec<egress::Rule>,
     /// Go on in the background once the enclave is ready, and print its name.
     #[arg(short, long)]
     pub(crate) detach: bool,

@@ -15,6 +15,7 @@ use nsm::{
     PcrIndex,
     sim::{self, DevelopmentRoot, SimulatedNsm},
 };
+use pf_proxy::host::{Host, HostOptions};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
@@ -91,6 +92,18 @@ struct Services {
     _bridge: Option<vsock_bridge::Handle>,
 }
 
+/// The host's end of the way out, where the image has one. Bound before anything boots, as all that an enclave looks for.
+async fn way_out(plan: &Plan, fabric: &Fabric) -> Result<Option<Host>> {
+    let Some(guard) = plan.way_out.clone() else { return Ok(None) };
+    let addr = fabric.host_addr(egress::EGRESS_PORT);
+    Ok(Some(Host::bind(&addr, guard, HostOptions::default()).await?))
+}
+
+fn serve_way_out(way_out: Option<Host>, tasks: &mut JoinSet<()>) {
+    let Some(host) = way_out else { return };
+    tasks.spawn(async move { log_failure("the way out", host.run(std::future::pending()).await.map(drop)) });
+}
+
 /// The backend's process, before a task watches it.
 enum Started {
     Process(std::process::Child, &'static str),
@@ -112,8 +125,10 @@ impl Enclave {
                 // Bound first: an enclave that nobody listens to is not started.
                 let listener =
                     Listener::bind(&Addr::Vsock { cid: Cid::ANY, port: Port(EVENTS_PORT) }).await?;
+                let way_out = way_out(plan, &Fabric::Vsock(Cid::ANY)).await?;
                 let enclave = NitroCli::default().launch(&nitro_request(plan)).await?;
                 tasks.spawn(host::receive_events(listener, Some(Cid(enclave.cid)), log, sender));
+                serve_way_out(way_out.map(|host| host.only(Cid(enclave.cid))), &mut tasks);
                 (Fabric::Vsock(Cid(enclave.cid)), Started::Nitro(enclave))
             }
             BackendKind::Qemu | BackendKind::Local => {
@@ -125,6 +140,7 @@ impl Enclave {
                 tasks.spawn(host::answer_heartbeats(heartbeat));
                 let listener = Listener::bind(&fabric.host_addr(EVENTS_PORT)).await?;
                 tasks.spawn(host::receive_events(listener, None, log, sender));
+                let way_out = way_out(plan, &fabric).await?;
                 let child = if plan.backend == BackendKind::Qemu {
                     Started::Process(launch_qemu(plan, folder, &vsock, &mut services)?, "QEMU")
                 } else {
@@ -132,6 +148,7 @@ impl Enclave {
                     tasks.spawn(async move { log_failure("the vsock's sockets", switchboard.run().await) });
                     Started::Process(launch_local(plan, folder, &vsock, &mut services)?, "the enclave's init")
                 };
+                serve_way_out(way_out, &mut tasks);
                 (fabric, child)
             }
         };

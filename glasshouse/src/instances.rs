@@ -141,6 +141,7 @@ fn show(reader: &mut BufReader<File>, json: bool) -> Result<()> {
             match output::describe(&record) {
                 Some(Line::Service(text)) => output::print_service(&text)?,
                 Some(Line::Framework(text)) => output::print(&format!("* {text}"))?,
+                Some(Line::Egress(text)) => output::print(&text)?,
                 None => {}
             }
         }

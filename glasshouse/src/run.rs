@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use enclave_init::event::Event;
-use pf_proxy::{Reverse, Route};
+use pf_proxy::{Reverse, Route, host::Guard};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::{Instant, sleep_until, timeout},
@@ -44,6 +44,8 @@ pub(crate) struct Plan {
     pub(crate) image: Image,
     pub(crate) backend: BackendKind,
     pub(crate) publish: Vec<Publish>,
+    /// What this machine lets the enclave reach; `None` if the image has no way out.
+    pub(crate) way_out: Option<Guard>,
     pub(crate) memory_mib: u64,
     pub(crate) cpus: u64,
     pub(crate) cid: Option<u32>,
@@ -105,10 +107,12 @@ fn plan(args: &RunArgs) -> Result<Plan> {
     }
     let memory_mib = args.memory.unwrap_or(image.memory_mib);
     check_memory(choice.kind, memory_mib, &image)?;
+    let way_out = way_out(args, &image)?;
     Ok(Plan {
         name,
         backend: choice.kind,
         publish,
+        way_out,
         memory_mib,
         cpus: args.cpus.unwrap_or(image.cpus),
         cid: args.cid,
@@ -116,6 +120,23 @@ fn plan(args: &RunArgs) -> Result<Plan> {
         ready_timeout: Duration::from_secs(args.ready_timeout),
         image,
     })
+}
+
+/// What the image may reach, narrowed by the operator. What it may reach of this machine's own networks is said aloud.
+fn way_out(args: &RunArgs, image: &Image) -> Result<Option<Guard>> {
+    let Some(egress) = &image.manifest.egress else {
+        return match args.egress_allow.is_empty() && args.egress_deny.is_empty() {
+            true => Ok(None),
+            false => Err(Usage("--egress-allow, --egress-deny: the image has no [egress]".to_owned()).into()),
+        };
+    };
+    let policy = egress.host_policy();
+    if !args.background {
+        for (range, special) in policy.opened() {
+            output::say(&format!("egress: the image may reach {range}, which is {}", special.class));
+        }
+    }
+    Ok(Some(Guard::new(Some(policy), &args.egress_allow, &args.egress_deny)?))
 }
 
 /// Too little memory shows as files cut short or as an obscure failure of a boot, so it is refused before. `nitro-cli`

@@ -83,10 +83,7 @@ pub fn run(args: Args) -> ExitCode {
             descriptors::make_room(args.max_connections as usize);
             on_a_runtime(reverse(args))
         }
-        Command::ForwardHost(args) => {
-            descriptors::make_room(args.max_connections());
-            on_a_runtime(forward_host(args))
-        }
+        Command::ForwardHost(args) => on_a_runtime(forward_host(args)),
         Command::Check(args) => return check::run(&args),
     };
     let Err(failure) = outcome else {

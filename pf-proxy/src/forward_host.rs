@@ -102,11 +102,6 @@ impl ForwardHostArgs {
         self.rules.guard()
     }
 
-    /// Room for the connections and for the requests that are read meanwhile.
-    pub(crate) fn max_connections(&self) -> usize {
-        self.max_connections as usize + 256
-    }
-
     pub(crate) fn options(&self) -> HostOptions {
         let seconds = |count: u32| Duration::from_secs(count.into());
         HostOptions {

@@ -36,7 +36,7 @@ use transport::{Addr, Cid, Listener, Peer, RelayOptions, Stream, relay};
 pub use guard::Guard;
 pub use names::{Resolve, Resolving, SystemResolver};
 
-use crate::Error;
+use crate::{Error, descriptors};
 
 /// Requests that are being read at once, beside those that are carried.
 const LOBBY_PLACES: usize = 256;
@@ -126,6 +126,12 @@ impl Host {
         Self { resolver, ..self }
     }
 
+    /// Serves the enclave with this CID only, where every enclave of the machine reaches the listener.
+    #[must_use]
+    pub fn only(self, cid: Cid) -> Self {
+        Self { options: HostOptions { only: Some(cid), ..self.options }, ..self }
+    }
+
     /// Where this listens: a port that was 0 has its number here.
     pub fn local_addr(&self) -> &Addr {
         self.listener.local_addr()
@@ -138,6 +144,8 @@ impl Host {
     /// [`Error::Accept`] when the listener breaks. A failed request is not an error.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<HostSummary, Error> {
         let Self { listener, guard, resolver, options } = self;
+        // Here and not sooner, so that what is started beside us before does not inherit it.
+        descriptors::make_room(options.max_connections + LOBBY_PLACES);
         let grace = options.grace;
         let hall = Arc::new(Hall::new(guard, resolver, options, listener.local_addr()));
         let (stop, stopped) = watch::channel(());
