@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
 mod confinement;
+mod faults;
 mod hostile;
 mod round_trip;
 mod support;

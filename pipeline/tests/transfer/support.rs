@@ -24,7 +24,7 @@ use pipeline::{
     },
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, duplex},
     task::JoinHandle,
 };
 
@@ -58,11 +58,10 @@ pub(crate) fn reach(paths: &[&str]) -> Vec<RemotePath> {
 }
 
 /// Serves one request as the server does.
-pub(crate) async fn serve(
-    stream: DuplexStream,
-    root: PathBuf,
-    reach: Vec<RemotePath>,
-) -> Result<Done, ServeError> {
+pub(crate) async fn serve<S>(stream: S, root: PathBuf, reach: Vec<RemotePath>) -> Result<Done, ServeError>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let (reader, writer) = tokio::io::split(stream);
     let mut input = FrameReader::new(Box::new(reader) as Box<_>);
     let first = input.next().await?.expect("a client asks for something");
@@ -178,7 +177,11 @@ impl Job {
     }
 
     /// The client's side on `stream`.
-    pub(crate) async fn ask(&self, stream: &mut DuplexStream, meter: Meter) -> Result<Outcome, ClientError> {
+    pub(crate) async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        stream: &mut S,
+        meter: Meter,
+    ) -> Result<Outcome, ClientError> {
         let shown = self.local.as_os_str().as_bytes().to_vec();
         let options = ReceiveOptions { resume: self.resume, ..self.options };
         let (request, local) = (self.request(), &self.local);

@@ -106,6 +106,71 @@ fn counts_are_checked_before_they_size_anything() {
     }
 }
 
+/// A list of `docs/spec/vectors/transfer.json`: name, bytes, and what they mean where that is said.
+fn vectors(list: &str) -> Vec<(String, Vec<u8>, serde_json::Value)> {
+    let text = include_str!("../../../../docs/spec/vectors/transfer.json");
+    let all: serde_json::Value = serde_json::from_str(text).unwrap();
+    let list = all[list].as_array().unwrap();
+    let one = |vector: &serde_json::Value| {
+        let name = vector["name"].as_str().unwrap().to_owned();
+        (name, hex(&vector["encoding"]), vector["entry"].clone())
+    };
+    list.iter().map(one).collect()
+}
+
+fn hex(value: &serde_json::Value) -> Vec<u8> {
+    let digits = value.as_str().unwrap_or_default().as_bytes();
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+    digits.chunks(2).map(byte).collect()
+}
+
+fn entry_of(value: &serde_json::Value) -> Entry {
+    let (name, target) = (hex(&value["name"]), hex(&value["target"]));
+    let number = |member: &str| u32::try_from(value[member].as_u64().unwrap_or(0)).unwrap();
+    let seconds = value["seconds"].as_i64().unwrap_or(0);
+    let meta = Meta { mode: number("mode"), seconds, nanoseconds: number("nanoseconds") };
+    let start = match value["digest"].is_null() {
+        true => Start::At(value["offset"].as_u64().unwrap_or(0)),
+        false => Start::Whole(hex(&value["digest"]).try_into().unwrap()),
+    };
+    match value["kind"].as_u64().unwrap() {
+        FILE => Entry::File { name, meta, size: value["size"].as_u64(), start },
+        DIRECTORY => Entry::Directory { name, meta },
+        SYMLINK => Entry::Symlink { name, meta, target },
+        HARD_LINK => Entry::HardLink { name, target },
+        LEAVE => Entry::Leave,
+        _ => Entry::Skipped { name },
+    }
+}
+
+#[test]
+fn the_specification_has_the_same_bytes() {
+    for (name, bytes, meant) in vectors("entries") {
+        assert_eq!(Entry::decode(&bytes).as_ref(), Ok(&entry_of(&meant)), "{name}");
+        assert_eq!(entry_of(&meant).encode(), bytes, "{name}");
+    }
+    for (name, bytes, _) in vectors("asked") {
+        assert_eq!(encode_asked(&decode_asked(&bytes).expect(&name)), bytes, "{name}");
+    }
+    for (name, bytes, _) in vectors("have") {
+        assert_eq!(encode_have(&decode_have(&bytes).expect(&name)), bytes, "{name}");
+    }
+    for (name, bytes, _) in vectors("totals") {
+        assert_eq!(Total::decode(&bytes).expect(&name).encode(), bytes, "{name}");
+    }
+}
+
+#[test]
+fn what_the_specification_refuses_is_refused() {
+    for (name, bytes, _) in vectors("refused_entries") {
+        assert!(Entry::decode(&bytes).is_err(), "{name}");
+    }
+    for (name, bytes, _) in vectors("refused_lists") {
+        assert!(decode_asked(&bytes).is_err() && decode_have(&bytes).is_err(), "{name}");
+        assert!(Total::decode(&bytes).is_err(), "{name}");
+    }
+}
+
 proptest! {
     #[test]
     fn entries_survive(entry in entry()) {
