@@ -95,25 +95,16 @@ pub fn reset(packet: &Packet) -> Option<Vec<u8>> {
 pub fn unreachable(bytes: &[u8], packet: &Packet, why: Unreachable) -> Option<Vec<u8>> {
     let (v4, v6) = why.codes();
     match Family::of(packet.from.ip()) {
-        Family::V4 => icmp(bytes, packet, 3, v4, 0),
-        Family::V6 => icmp(bytes, packet, 1, v6, 0),
+        Family::V4 => icmp(bytes, packet, 3, v4),
+        Family::V6 => icmp(bytes, packet, 1, v6),
     }
 }
 
-/// The ICMP message that says how long a packet to this destination may be at most, in bytes with all headers.
-pub fn too_big(bytes: &[u8], packet: &Packet, mtu: u16) -> Option<Vec<u8>> {
-    match Family::of(packet.from.ip()) {
-        Family::V4 => icmp(bytes, packet, 3, 4, mtu),
-        Family::V6 => icmp(bytes, packet, 2, 0, mtu),
-    }
-}
-
-fn icmp(bytes: &[u8], packet: &Packet, kind: u8, code: u8, mtu: u16) -> Option<Vec<u8>> {
+fn icmp(bytes: &[u8], packet: &Packet, kind: u8, code: u8) -> Option<Vec<u8>> {
     let to = packet.from.ip();
     let from = Family::of(to).router();
     let protocol = if to.is_ipv4() { ICMP } else { ICMP_V6 };
-    let [high, low] = mtu.to_be_bytes();
-    let mut message = vec![kind, code, 0, 0, 0, 0, high, low];
+    let mut message = vec![kind, code, 0, 0, 0, 0, 0, 0];
     message.extend(bytes.get(..packet.end.min(MAX_QUOTED_BYTES))?);
     let sum = if to.is_ipv4() {
         let mut sum = Sum::default();

@@ -56,11 +56,6 @@ fn what_is_unreachable_is_quoted() {
             assert_eq!(message[..2], if four { [3, code4] } else { [1, code6] });
             assert_eq!(message[8..], syn[..128]);
         }
-        let answer = too_big(syn, &packet, 1400).unwrap();
-        assert!(checksums_are_right(&answer[10..]));
-        let message = &answer[10 + if four { 20 } else { 40 }..];
-        assert_eq!(message[..2], if four { [3, 4] } else { [2, 0] });
-        assert_eq!(message[4..8], [0, 0, 5, 120]);
     }
 }
 
