@@ -10,7 +10,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::check::{self, CheckArgs};
 use crate::forward_host::{self, ForwardHostArgs};
 use crate::host::Host;
-use crate::{Error, Options, Reverse, Route, descriptors};
+use crate::transparent::Transparent;
+use crate::transparent::cli::{ConfigError, TransparentArgs};
+use crate::{Error, Options, Reverse, Route, descriptors, transparent};
 
 /// TCP proxies between an enclave and the world.
 #[derive(Debug, Parser)]
@@ -34,6 +36,8 @@ Exit codes:
 enum Command {
     /// Publish ports: carry each connection to a listening address on to a target address
     Reverse(ReverseArgs),
+    /// The enclave's way out: take what its programs send, and have the host make the connections that the rules allow
+    Transparent(TransparentArgs),
     /// The host's end of an enclave's way out: make the connections that it asks for, if the rules allow them
     ForwardHost(ForwardHostArgs),
     /// Say whether a connection would be allowed, and by which rule
@@ -83,6 +87,10 @@ pub fn run(args: Args) -> ExitCode {
             descriptors::make_room(args.max_connections as usize);
             on_a_runtime(reverse(args))
         }
+        Command::Transparent(args) => {
+            descriptors::make_room(args.max_connections());
+            on_a_runtime(transparent(args))
+        }
         Command::ForwardHost(args) => on_a_runtime(forward_host(args)),
         Command::Check(args) => return check::run(&args),
     };
@@ -108,10 +116,30 @@ enum Failure {
     Proxy(#[from] Error),
     #[error(transparent)]
     Rules(#[from] forward_host::RulesError),
+    #[error("cannot make the way out")]
+    Transparent(#[from] transparent::Error),
+    #[error("cannot tell what may be reached")]
+    Policy(#[from] ConfigError),
     #[error("cannot start")]
     System(#[source] io::Error),
     #[error("cannot report readiness")]
     Notify(#[source] io::Error),
+}
+
+async fn transparent(args: TransparentArgs) -> Result<(), Failure> {
+    let config = args.config()?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::System)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::System)?;
+    let way_out = Transparent::set_up(config)?;
+    transport::notify::ready().map_err(Failure::Notify)?;
+    let stop = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+    };
+    Ok(way_out.run(stop).await?)
 }
 
 async fn forward_host(args: ForwardHostArgs) -> Result<(), Failure> {

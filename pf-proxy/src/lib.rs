@@ -20,6 +20,7 @@ pub mod host;
 mod image_policy;
 mod reverse;
 mod route;
+pub mod transparent;
 
 pub use reverse::{Error, Options, Reverse, Summary};
 pub use route::{ParseRouteError, Route};
