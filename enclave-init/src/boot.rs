@@ -5,8 +5,8 @@
 //! [`Cause::Refused`](crate::event::Cause), and the host is told why.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Read, Write},
+    fs::{File, OpenOptions},
+    io::{self, Read},
     path::Path,
     rc::Rc,
     time::Duration,
@@ -25,6 +25,7 @@ use crate::{
     journal::{Journal, chain},
     measure::{MeasureError, measure},
     mounts::{self, MountError, ROOTFS},
+    network,
     notify::{self, NotifySocket},
     place::Place,
     private,
@@ -123,7 +124,7 @@ fn prepare(place: &Place, failures: Vec<MountError>, journal: &Rc<Journal>) -> R
         journal.warn(format!("cannot set the host name: {error}"));
     }
     tolerate(place, mounts::mount_rootfs(), journal)?;
-    name_localhost(journal);
+    name_network(&measured, journal);
     let units = plan(&measured, place)?;
     start_shell(place, units, journal)
 }
@@ -170,19 +171,21 @@ fn measure_manifest(module: &dyn Provider, journal: &Journal) -> Result<Measured
     Ok(measured)
 }
 
-/// Programs look `localhost` up, and an image made of a bare program has no file that says what it is.
-fn name_localhost(journal: &Journal) {
-    let etc = Path::new(ROOTFS).join("etc");
-    let write = || -> io::Result<()> {
-        fs::create_dir_all(&etc)?;
-        let mut hosts = OpenOptions::new().write(true).create_new(true).open(etc.join("hosts"))?;
-        hosts.write_all(b"127.0.0.1 localhost\n::1 localhost\n")
-    };
-    match write() {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            journal.warn(format!("cannot write /etc/hosts: {error}"));
+/// Lays out the files by which programs find names.
+fn name_network(measured: &Measured, journal: &Journal) {
+    let root = Path::new(ROOTFS);
+    if let Err(error) = network::name_localhost(root) {
+        journal.warn(format!("cannot write /etc/hosts: {error}"));
+    }
+    if measured.egress.is_none() {
+        return;
+    }
+    match network::name_resolver(root) {
+        Ok(network::Own::Absent) => {}
+        Ok(network::Own::Kept) => {
+            journal.warn("the image's /etc/resolv.conf is now /etc/resolv.conf.image".to_owned());
         }
-        _ => {}
+        Err(error) => journal.warn(format!("cannot write /etc/resolv.conf: {error}")),
     }
 }
 

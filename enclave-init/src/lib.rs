@@ -22,6 +22,7 @@ mod journal;
 mod lines;
 mod measure;
 mod mounts;
+mod network;
 mod notify;
 mod outbox;
 mod place;

@@ -2,6 +2,7 @@
 
 use std::{ffi::OsString, path::Path, time::Duration};
 
+use egress::EGRESS_PORT;
 use manifest::{DEFAULT_STOP_TIMEOUT_S, Measured, Readiness, Restart, Service, StopSignal};
 use sys::pid1::Launch;
 
@@ -68,6 +69,13 @@ fn daemons(measured: &Measured, place: &Place) -> Vec<Unit> {
         let api = format!("unix:{RUNTIME_DIRECTORY}/api.sock");
         let words = ["--listen", &listen, "--api", &api, "--nsm", NSM_PATH, "--manifest", MANIFEST_PATH];
         daemons.push(daemon("ra-web-srv", words.map(String::from).to_vec()));
+    }
+    if measured.egress.is_some() {
+        let host = place.host(EGRESS_PORT.into()).to_string();
+        let words = ["transparent", "--manifest", MANIFEST_PATH, "--host", &host];
+        let mut way_out = daemon("pf-proxy", words.map(String::from).to_vec());
+        way_out.spec.name = format!("{DAEMON_MARK}egress");
+        daemons.push(way_out);
     }
     if !measured.publish.is_empty() {
         let mut words = vec!["reverse".to_owned()];
@@ -161,6 +169,26 @@ mod tests {
         );
         let local = words(&Place::Local("/d".into()));
         assert!(local[0].starts_with("ra-web-srv --listen unix:/d/guest_8443 "), "{local:?}");
+    }
+
+    #[test]
+    fn a_way_out_is_there_if_the_manifest_has_one() {
+        let way_out = manifest::Egress {
+            allow: vec!["api.example.com:443".parse().unwrap()],
+            deny: Vec::new(),
+            dns: manifest::Dns::Host,
+            private: Vec::new(),
+        };
+        let measured = Measured { egress: Some(way_out), publish: Vec::new(), ..measured() };
+        let daemons = daemons(&measured, &Place::Machine);
+        assert_eq!(daemons.len(), 2);
+        let way_out = &daemons[1];
+        assert_eq!(way_out.spec.name, "@egress");
+        let words: Vec<_> = way_out.launch.args.iter().map(|word| word.to_str().unwrap()).collect();
+        assert_eq!(
+            words.join(" "),
+            "pf-proxy transparent --manifest /glasshouse/manifest.json --host vsock://3:9200"
+        );
     }
 
     #[test]

@@ -256,6 +256,12 @@ fn mount_devices(root: &Path) -> Result<()> {
     mount("devpts", dev.join("pts"), "devpts", MountFlags::NOSUID | MountFlags::NOEXEC, Some(options))?;
     fs::create_dir(dev.join("shm"))?;
     mount("tmpfs", dev.join("shm"), "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(c"mode=1777"))?;
+    // The way out needs it, which without it says so.
+    let tun = Path::new("/dev/net/tun");
+    if tun.exists() {
+        fs::create_dir(dev.join("net"))?;
+        bind_file(tun, &dev.join("net/tun"))?;
+    }
     for (name, target) in [
         ("ptmx", "pts/ptmx"),
         ("fd", "/proc/self/fd"),

@@ -1,0 +1,265 @@
+//! Unmodified programs in an enclave, and servers in a network namespace of the test's own.
+//!
+//! The whole command runs in that namespace: what the enclave reaches is what the test put there, and nothing else. Needs
+//! root for it, and says so without.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails to prepare has to stop")]
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+
+use bed::{Bed, finish, text, utf8};
+
+/// What may be reached.
+const EGRESS: &str = "[egress]\nallow = [\"web.test:80\", \"*.files.test:8080\", \"db.test:5432\", \"nobody.test:80\", \
+                      \"192.0.2.0/28:80\", \"udp:echo.test:443\"]\n";
+
+/// The servers: pages at 192.0.2.10 and 2001:db8::10, a file of 20 MB at port 8080, datagrams sent back at 443.
+const SERVERS: &str = r#"
+import http.server, socket, threading
+PAGE = b"page\n"
+BIG = bytes(i * 7 % 251 for i in range(1000000)) * 20
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = BIG if self.path == "/big" else PAGE
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *_):
+        pass
+class Six(http.server.ThreadingHTTPServer):
+    address_family = socket.AF_INET6
+def datagrams():
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    s.bind(("192.0.2.10", 443))
+    while True:
+        data, who = s.recvfrom(65536)
+        s.sendto(data[::-1], who)
+threading.Thread(target=datagrams).start()
+for server in [http.server.ThreadingHTTPServer(("192.0.2.10", 80), Handler),
+               http.server.ThreadingHTTPServer(("192.0.2.10", 8080), Handler), Six(("2001:db8::10", 80), Handler)]:
+    threading.Thread(target=server.serve_forever).start()
+open("ready", "w").close()
+"#;
+
+const HOSTS: &str = "127.0.0.1 localhost\n192.0.2.10 web.test a.files.test db.test echo.test rebound.test\n\
+                     2001:db8::10 web.test\n";
+
+/// Makes the namespace, starts the servers, and then the command.
+const SCRIPT: &str = r#"
+ip link set lo up
+ip addr add 192.0.2.10/32 dev lo
+ip addr add 2001:db8::10/128 dev lo nodad
+mount --bind hosts /etc/hosts
+python3 servers.py &
+if [ -n "$POSTGRES" ]; then
+    setpriv --reuid postgres --regid postgres --clear-groups \
+        "$POSTGRES/postgres" -D "$DATA" -c listen_addresses=192.0.2.10 -c unix_socket_directories= >postgres.log 2>&1 &
+    for _ in $(seq 100); do "$POSTGRES/pg_isready" -q -h 192.0.2.10 && break; sleep 0.1; done
+fi
+for _ in $(seq 100); do [ -e ready ] && break; sleep 0.1; done
+"$@"
+"#;
+
+/// Runs `glasshouse` with these arguments where the servers are.
+fn run_beside_servers(bed: &Bed, args: &[&str], postgres: Option<(&Path, &Path)>) -> Output {
+    fs::write(bed.path("servers.py"), SERVERS).unwrap();
+    fs::write(bed.path("hosts"), HOSTS).unwrap();
+    let inner = bed.command(args);
+    let mut command = Command::new("unshare");
+    command
+        .args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-euc", SCRIPT, "bash"])
+        .arg(inner.get_program())
+        .args(inner.get_args())
+        .envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))))
+        .env("POSTGRES", postgres.map_or(Path::new(""), |(programs, _)| programs))
+        .env("DATA", postgres.map_or(Path::new(""), |(_, data)| data))
+        .current_dir(inner.get_current_dir().unwrap());
+    finish(&mut command)
+}
+
+#[expect(clippy::print_stdout, reason = "the line tells who runs the tests what was not tested")]
+fn is_root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        println!("skipped: programs on the network of an enclave (not root)");
+    }
+    root
+}
+
+/// Puts a program of this machine, and the libraries that it names, where it is here.
+fn add_program(root: &Path, program: &str) {
+    let ldd = Command::new("ldd").arg(program).output().unwrap();
+    let listed = String::from_utf8(ldd.stdout).unwrap();
+    let libraries = listed.split_whitespace().filter(|word| word.starts_with('/'));
+    for file in libraries.chain([program]) {
+        let target = root.join(file.trim_start_matches('/'));
+        fs::create_dir_all(target.parent().unwrap()).unwrap();
+        if !target.exists() {
+            fs::copy(file, &target).unwrap();
+        }
+    }
+}
+
+fn add_python(root: &Path) {
+    add_program(root, "/usr/bin/python3.11");
+    let status = Command::new("cp")
+        .args(["-rL", "--parents", "/usr/lib/python3.11"])
+        .arg(root)
+        .status()
+        .unwrap();
+    assert!(status.success());
+    for unneeded in ["test", "config-3.11-x86_64-linux-gnu", "__pycache__", "dist-packages"] {
+        // Not every machine has all of them.
+        let _ = fs::remove_dir_all(root.join("usr/lib/python3.11").join(unneeded));
+    }
+}
+
+/// Builds an image whose application runs `script`.
+fn image(bed: &Bed, name: &str, script: &str, memory_mib: u32, prepare: impl Fn(&Path)) -> std::path::PathBuf {
+    let command = serde_json::to_string(&["/bin/sh", "-c", script]).unwrap();
+    let manifest = format!(
+        "name = \"{name}\"\nimage.rootfs = \"rootfs\"\nresources.memory_mib = {memory_mib}\nattestation.enabled = false\n\
+         {EGRESS}[app]\ncommand = {command}\n"
+    );
+    let dir = bed.manifest(name, &manifest);
+    let root = dir.join("rootfs");
+    for applet in ["wget", "nslookup", "sha256sum", "nc"] {
+        let link = root.join("bin").join(applet);
+        if !link.exists() {
+            std::os::unix::fs::symlink("busybox", link).unwrap();
+        }
+    }
+    fs::write(root.join("etc/resolv.conf"), "nameserver 192.0.2.250\n").unwrap();
+    prepare(&root);
+    let image = bed.path(&format!("{name}.eif"));
+    bed.ok(&["build", utf8(&dir), "-o", utf8(&image)]);
+    image
+}
+
+/// The lines that the application printed.
+fn said(output: &Output) -> Vec<String> {
+    let shown = String::from_utf8_lossy(&output.stdout);
+    shown.lines().filter_map(|line| line.strip_prefix("app | ")).map(str::to_owned).collect()
+}
+
+/// SHA-256 of the 20 MB that the server has.
+fn digest_of_big() -> String {
+    let script = "import hashlib; print(hashlib.sha256(bytes(i*7%251 for i in range(1000000))*20).hexdigest())";
+    let output = Command::new("python3").args(["-c", script]).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// What every image can do: the programs of busybox, static.
+fn a_static_program_fetches_what_it_may(bed: &Bed) {
+    if !is_root() {
+        return;
+    }
+    let script = "wget -q -O - http://web.test/; wget -q -O - http://192.0.2.10/; \
+                  wget -q -O - http://a.files.test:8080/big | sha256sum; \
+                  wget -q -O - http://evil.test/ 2>&1; wget -q -O - http://web.test:81/ 2>&1; \
+                  wget -q -O - http://nobody.test/ 2>&1; wget -q -O - http://169.254.169.254/ 2>&1; \
+                  cat /etc/resolv.conf.image; echo done";
+    let image = image(bed, "static", script, 256, |_| {});
+    let output = run_beside_servers(bed, &bed.run_args(&image), None);
+    let said = said(&output);
+    let all = text(&output);
+    assert_eq!(said.first().map(String::as_str), Some("page"), "{all}");
+    assert_eq!(said.get(1).map(String::as_str), Some("page"), "{all}");
+    assert_eq!(said.get(2).map(String::as_str), Some(format!("{}  -", digest_of_big()).as_str()), "{all}");
+    let rest = said.get(3..).unwrap_or_default();
+    assert!(rest.iter().any(|line| line.contains("bad address 'evil.test'")), "{all}");
+    assert_eq!(rest.iter().filter(|line| line.contains("No route to host")).count(), 3, "{all}");
+    assert!(rest.ends_with(&["nameserver 192.0.2.250".to_owned(), "done".to_owned()]), "{all}");
+    for denied in ["\"name\":\"evil.test\"", "\"address\":\"169.254.169.254\"", "\"port\":81"] {
+        let is_told = all.lines().any(|line| line.contains(denied) && line.contains("denied"));
+        assert!(is_told, "{denied}\n{all}");
+    }
+    assert!(all.contains("resolv.conf.image"), "{all}");
+}
+
+#[test]
+fn a_static_program_fetches_what_it_may_on_local() {
+    if let Some(bed) = Bed::local() {
+        a_static_program_fetches_what_it_may(&bed);
+    }
+}
+
+#[test]
+fn a_static_program_fetches_what_it_may_on_qemu() {
+    if let Some(bed) = Bed::qemu() {
+        a_static_program_fetches_what_it_may(&bed);
+    }
+}
+
+/// Programs off the shelf, as Debian ships them.
+#[test]
+fn curl_python_node_and_psql_work_unmodified() {
+    let Some(bed) = Bed::local() else { return };
+    if !is_root() {
+        return;
+    }
+    let python = "import urllib.request as r, socket\n\
+                  print('python', r.urlopen('http://web.test/').read())\n\
+                  s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(20)\n\
+                  s.connect(('echo.test', 443)); s.send(b'abc' * 400); print('udp', s.recv(2000) == b'cba' * 400)\n\
+                  try: socket.create_connection(('192.0.2.100', 80))\n\
+                  except OSError as e: print('denied', e.errno)\n";
+    let node = "fetch('http://web.test/').then(r => r.text()).then(t => console.log('node', t.trim()))";
+    let script = format!(
+        "for v in 4 6; do curl -sS -$v http://web.test/; done; curl -sS http://evil.test/; echo curl $?; \
+         curl -sS http://198.51.100.1/; echo curl $?; python3.11 -c \"{python}\"; node -e \"{node}\"; \
+         psql -h db.test -U postgres -Atc \"select 'psql ' || 6 * 7\"; echo done"
+    );
+    let programs = Path::new("/usr/lib/postgresql/15/bin");
+    let data = bed.path("pgdata");
+    fs::create_dir(&data).unwrap();
+    make_cluster(programs, &data);
+    let image = image(&bed, "shelf", &script, 1024, |root| {
+        add_program(root, "/usr/bin/curl");
+        add_program(root, "/usr/bin/node");
+        add_program(root, "/usr/lib/postgresql/15/bin/psql");
+        fs::rename(root.join("usr/lib/postgresql/15/bin/psql"), root.join("usr/bin/psql")).unwrap();
+        add_python(root);
+    });
+    let output = run_beside_servers(&bed, &bed.run_args(&image), Some((programs, &data)));
+    let (said, all) = (said(&output), text(&output));
+    for line in [
+        "page",
+        "curl 6",
+        "curl 7",
+        "python b'page\\n'",
+        "udp True",
+        "denied 113",
+        "node page",
+        "psql 42",
+        "done",
+    ] {
+        assert!(said.iter().any(|said| said == line), "{line}\n{all}");
+    }
+    assert_eq!(said.iter().filter(|line| *line == "page").count(), 2, "{all}");
+}
+
+/// A cluster that trusts everybody, in a folder that its user can reach.
+fn make_cluster(programs: &Path, data: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = data.parent().unwrap();
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
+    let status = Command::new("chown").arg("postgres").arg(data).status().unwrap();
+    assert!(status.success());
+    let output = Command::new("setpriv")
+        .args(["--reuid", "postgres", "--regid", "postgres", "--clear-groups"])
+        .arg(programs.join("initdb"))
+        .args(["-A", "trust", "-N", "-D"])
+        .arg(data)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    let rules = data.join("pg_hba.conf");
+    let trusting = format!("{}\nhost all all 0.0.0.0/0 trust\n", fs::read_to_string(&rules).unwrap());
+    fs::write(rules, trusting).unwrap();
+}
