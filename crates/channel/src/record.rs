@@ -27,6 +27,7 @@ const MAX_BODY_BYTES: usize = MAX_PLAINTEXT_BYTES + 256;
 
 const TYPE_APPLICATION_DATA: u8 = 23;
 const TYPE_ALERT: u8 = 21;
+const TYPE_CHANGE_CIPHER_SPEC: u8 = 20;
 const LEGACY_VERSION: [u8; 2] = [3, 3];
 const ALERT_WARNING: u8 = 1;
 const ALERT_CLOSE_NOTIFY: u8 = 0;
@@ -35,8 +36,8 @@ const ALERT_CLOSE_NOTIFY: u8 = 0;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecordError {
-    /// The header is not that of an encrypted record.
-    #[error("TLS record: expected encrypted application data, found other bytes")]
+    /// The header is not that of a record that belongs here: encrypted, once the handshake is done.
+    #[error("TLS record: expected a TLS record of this stage, found other bytes")]
     Header,
     /// The header announces more than a record may have.
     #[error("TLS record: expected a body of 17 to {MAX_BODY_BYTES} bytes, found {found}")]
@@ -216,9 +217,16 @@ pub fn record_length(bytes: &[u8]) -> Result<Option<usize>, RecordError> {
     }
 }
 
-/// The same for a record of the handshake, of which rustls judges everything but the length.
+/// The same for a record of the handshake. What is in it is rustls' to judge; what is no TLS at all is refused here,
+/// before anybody waits for the rest of it.
 pub(crate) fn handshake_record_length(bytes: &[u8]) -> Result<Option<usize>, RecordError> {
-    complete(bytes, 1)
+    match bytes {
+        [] | [TYPE_CHANGE_CIPHER_SPEC..=TYPE_APPLICATION_DATA] => Ok(None),
+        [TYPE_CHANGE_CIPHER_SPEC..=TYPE_APPLICATION_DATA, 3] => Ok(None),
+        // A first greeting may say version 1 in its header (RFC 8446, section 5.1).
+        [TYPE_CHANGE_CIPHER_SPEC..=TYPE_APPLICATION_DATA, 3, 1 | 3, ..] => complete(bytes, 1),
+        _ => Err(RecordError::Header),
+    }
 }
 
 fn complete(bytes: &[u8], shortest: usize) -> Result<Option<usize>, RecordError> {

@@ -62,11 +62,20 @@ impl Enclave {
         self.module.attest(&request).unwrap()
     }
 
+    pub(crate) fn roots(&self) -> Roots {
+        Roots::custom(self.root_pem.as_bytes()).unwrap()
+    }
+
+    /// When the document says it was made.
+    pub(crate) fn time(&self, evidence: &Evidence) -> UnixTime {
+        UnixTime::from_millis(
+            Document::decode(&evidence.document).map_or(0, |document| document.timestamp_ms),
+        )
+    }
+
     /// What a careful client asks of this enclave's evidence.
     pub(crate) fn appraise(&self, evidence: &Evidence, pcr: u8) -> Result<Appraisal, NotIt> {
-        let at = Document::decode(&evidence.document).map(|it| it.timestamp_ms).unwrap_or(0);
-        let roots = Roots::custom(self.root_pem.as_bytes()).unwrap();
-        let verified = verify(&evidence.document, &roots, UnixTime::from_millis(at))?;
+        let verified = verify(&evidence.document, &self.roots(), self.time(evidence))?;
         let pcrs: BTreeMap<_, _> =
             (0..3_u8).map(|n| (attestation::PcrIndex::new(n).unwrap(), Pcr([pcr; 48]))).collect();
         let mut policy = Policy::new(ReferenceValues::Pcrs(pcrs));
