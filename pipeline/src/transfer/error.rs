@@ -100,7 +100,11 @@ impl TransferError {
 
     /// Whether another attempt can go on where this one ended.
     pub fn is_resumable(&self) -> bool {
-        matches!(self, Self::Cut(_) | Self::Stalled { .. })
+        match self {
+            Self::Cut(_) | Self::Stalled { .. } => true,
+            Self::Peer(refusal) => matches!(refusal.code, Code::Idle | Code::Stopping),
+            _ => false,
+        }
     }
 
     /// What the other side is told.

@@ -28,10 +28,15 @@ use super::{
     receive::{CBOR_FALSE, CBOR_TRUE, MAX_DEPTH},
     wire::Wire,
 };
-use crate::frame::Kind;
+use crate::frame::{Kind, MAX_CONTROL_BYTES};
 
 /// Most files with several names that are remembered until all of these came.
 const MAX_LINKED_FILES: usize = 1 << 18;
+
+/// Most bytes of one question, but for the last file in it.
+const MAX_QUESTION_BYTES: usize = MAX_CONTROL_BYTES - 1024;
+/// Most bytes of a question about one file, beside its name.
+const ASKED_BYTES: usize = 32;
 
 /// Everything that one transfer needs to know while it sends.
 struct Sender<'a> {
@@ -92,6 +97,13 @@ pub(crate) fn send(wire: &mut Wire, source: Source, meter: &Meter) -> Result<Out
 impl Sender<'_> {
     fn root_file(&mut self, file: &OwnedFd, shown: &[u8]) -> Result<Digest, TransferError> {
         let stat = fs::fstat(file).map_err(|error| TransferError::io(shown, "look at it", error))?;
+        if size(&stat) == 0 && has_content(file, shown)? {
+            // As the kernel's own files do: what they hold is known when it was read.
+            let mut stream = std::fs::File::from(
+                file.try_clone().map_err(|error| TransferError::io(shown, "open it", error))?,
+            );
+            return self.stream(&mut stream, meta(&stat).mode);
+        }
         self.meter.expect(size(&stat));
         let have =
             if self.ask { self.ask_about(&[asked(Vec::new(), &stat)])?.remove(0) } else { Have::Nothing };
@@ -137,8 +149,8 @@ impl Sender<'_> {
     /// Sends the next piece of a directory but for the directories in it; false at the directory's end.
     fn piece(&mut self, level: &mut Level) -> Result<bool, TransferError> {
         let mut others = Vec::new();
-        let mut count = 0;
-        while count < MAX_ASKED {
+        let (mut count, mut question_bytes) = (0, 0);
+        while count < MAX_ASKED && question_bytes < MAX_QUESTION_BYTES {
             let Some(entry) = level.directory.read() else { break };
             let entry = entry.map_err(|error| TransferError::io(&level.path, "read the directory", error))?;
             let name = entry.file_name().to_bytes();
@@ -146,6 +158,7 @@ impl Sender<'_> {
                 continue;
             }
             count += 1;
+            question_bytes += name.len() + ASKED_BYTES;
             let path = joined(&level.path, name);
             let kind = match entry.file_type() {
                 FileType::Unknown => match self.kind_of(level, name, &path)? {
@@ -285,6 +298,9 @@ impl Sender<'_> {
         if size > MAX_FILE_BYTES {
             return Err(TransferError::Limit { path: path.to_vec(), limit: "a file larger than 16 TiB" });
         }
+        if size == 0 && has_content(file, path)? {
+            return Err(TransferError::Changed { path: path.to_vec() });
+        }
         let content = Content { file: file.as_fd(), stat, path };
         let (start, hasher) = content.start(have, &self.wire.outgoing.beat)?;
         self.entry(&Entry::File { name, meta: meta(stat), size: Some(size), start })?;
@@ -340,6 +356,12 @@ impl Sender<'_> {
 fn asked(name: Vec<u8>, stat: &Stat) -> Asked {
     let Meta { seconds, nanoseconds, .. } = meta(stat);
     Asked { name, size: size(stat), seconds, nanoseconds }
+}
+
+/// Whether a file has content although it says that it is empty.
+fn has_content(file: &OwnedFd, path: &[u8]) -> Result<bool, TransferError> {
+    let count = rustix::io::retry_on_intr(|| rustix::io::pread(file, &mut [0; 1], 0));
+    count.map(|count| count > 0).map_err(|error| TransferError::io(path, "read it", error))
 }
 
 fn joined(path: &[u8], name: &[u8]) -> Vec<u8> {

@@ -234,6 +234,35 @@ fn a_second_transfer_sends_only_what_is_new() {
 }
 
 #[test]
+fn questions_about_long_names_fit_their_frames() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, root) = (folder.path().join("a"), folder.path().join("root"));
+    fs::create_dir(&source).unwrap();
+    fs::create_dir(&root).unwrap();
+    for number in 0..600 {
+        fs::write(source.join(format!("{number:0>255}")), number.to_string()).unwrap();
+    }
+    let job = Job::new("send-dir", &root, &source, "/tree");
+    runtime().block_on(async {
+        job.run(Line::Pieces(1 << 16)).await.done();
+        let again = job.run(Line::Pieces(1 << 16)).await.done();
+        assert_eq!(again.meter.kept(), again.meter.bytes());
+    });
+    assert_eq!(survey(&root.join("tree")), survey(&source));
+}
+
+#[test]
+fn files_that_say_they_are_empty_and_are_not_arrive_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = Job {
+        allowed: vec!["/proc"],
+        ..Job::new("recv-file", Path::new("/"), &folder.path().join("got"), "/proc/version")
+    };
+    runtime().block_on(job.run(Line::Pieces(1 << 16))).done();
+    assert_eq!(fs::read(folder.path().join("got")).unwrap(), fs::read("/proc/version").unwrap());
+}
+
+#[test]
 fn a_file_that_changes_while_it_is_sent_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let (root, local) = (folder.path().join("root"), folder.path().join("local"));
