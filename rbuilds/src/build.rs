@@ -8,20 +8,22 @@ use std::{
 };
 
 use eif::{BuildMetadata, Metadata, Signer, Source, Writer};
-use manifest::Manifest;
+use manifest::{ImageFormat, Manifest};
 
 use crate::{
     BuildReport, Digest, Error, Limits, REPORT_VERSION, RegistryOptions,
     digest::HashingReader,
     documents::{self, Documents, Made},
     error::WriteError,
+    format,
     intake::Intake,
     memory::{FRAMEWORK_ENTRIES, Held, memory_needed},
     notes::Notes,
     output::{Output, directory_of},
     ports,
-    ramdisk::{BootFile, write_application, write_boot},
+    ramdisk::{BootFile, Files, write_application, write_boot},
     report::registers,
+    rootfs_image::{self, MOUNT_POINTS},
     source::{Application, take_in},
     time::{LAST_SECOND, rfc3339},
     tree::{Kind, Tree},
@@ -65,13 +67,16 @@ pub struct Kernel {
     pub cmdline: String,
     /// The driver of the security module, for kernels that do not have it built in.
     pub nsm_ko: Option<PathBuf>,
+    /// Whether it reads the application's files from a compressed file system; `None` if that is not known.
+    pub reads_file_systems: Option<bool>,
 }
 
 impl Kernel {
-    /// A kernel with the default command line: [`DEFAULT_CMDLINE`], or [`DEFAULT_CMDLINE_WITH_MODULE`].
+    /// A kernel of which nothing else is known, with the default command line: [`DEFAULT_CMDLINE`], or
+    /// [`DEFAULT_CMDLINE_WITH_MODULE`].
     pub fn new(bzimage: impl Into<PathBuf>, nsm_ko: Option<PathBuf>) -> Self {
         let cmdline = if nsm_ko.is_some() { DEFAULT_CMDLINE_WITH_MODULE } else { DEFAULT_CMDLINE };
-        Self { bzimage: bzimage.into(), cmdline: cmdline.to_owned(), nsm_ko }
+        Self { bzimage: bzimage.into(), cmdline: cmdline.to_owned(), nsm_ko, reads_file_systems: None }
     }
 }
 
@@ -107,6 +112,13 @@ pub enum Step<'a> {
         /// The archive or directory.
         path: &'a Path,
     },
+    /// Compressing the application's files into a file system.
+    Compress {
+        /// Files, directories and links in it.
+        files: u64,
+        /// What the files hold, in bytes.
+        bytes: u64,
+    },
     /// Writing and measuring the image.
     Write {
         /// Files, directories and links in it.
@@ -127,6 +139,9 @@ impl fmt::Display for Step<'_> {
                 write!(f, "receiving part {number} of {of} ({} MiB)", mib(bytes))
             }
             Self::Archive { path } | Self::Rootfs { path } => write!(f, "reading {}", path.display()),
+            Self::Compress { files, bytes } => {
+                write!(f, "compressing {files} files ({} MiB)", mib(bytes))
+            }
             Self::Write { files, bytes } => {
                 write!(f, "writing and measuring {files} files ({} MiB)", mib(bytes))
             }
@@ -165,6 +180,8 @@ fn build_and<D>(
         return Err(Error::BuildTime { found: input.build_time });
     }
     let unwritable = |e: io::Error| write_error(input, e);
+    let format = format::choose(input.manifest.format, &input.kernel)?;
+    let cmdline = format::cmdline(&input.kernel, format);
     let mut output = Output::create(input.output).map_err(unwritable)?;
     let mut boot = BootInputs::open(input)?;
     let mut intake = Intake::new(input.limits, directory_of(input.output)).map_err(unwritable)?;
@@ -172,8 +189,16 @@ fn build_and<D>(
     let measured = input.manifest.resolve(&application.config)?;
     let manifest = measured.to_canonical_json();
     let (files, bytes) = extent(&application.tree);
+    let files_of = match format {
+        ImageFormat::Cpio => Files::Each(&application.tree),
+        ImageFormat::Erofs => {
+            progress(Step::Compress { files, bytes });
+            let made = rootfs_image::make(&application.tree, directory_of(input.output));
+            Files::Image(made.map_err(|e| write_error(input, e))?)
+        }
+    };
     progress(Step::Write { files, bytes });
-    let measurements = write_image(input, &mut boot, &manifest, &application.tree, output.file())
+    let measurements = write_image(input, &cmdline, &mut boot, &manifest, &files_of, output.file())
         .map_err(|e| write_error(input, e))?;
     let eif_bytes = output.file().metadata().map_err(unwritable)?.len();
     let mut notes = intake.into_notes();
@@ -183,7 +208,8 @@ fn build_and<D>(
         files,
         content_bytes: bytes,
         eif_bytes,
-        memory_mib: Some(memory_needed(&held(eif_bytes, &boot, &manifest, &application.tree))),
+        memory_mib: Some(memory_needed(&held(eif_bytes, &boot, &manifest, &files_of))),
+        cmdline,
         ..describe(input, &boot, &application, notes)
     };
     let made = Made {
@@ -216,9 +242,12 @@ fn extent(tree: &Tree) -> (u64, u64) {
 }
 
 /// What the image takes at boot, without reading it again; [`crate::held_by`] says the same of the file.
-fn held(eif_bytes: u64, boot: &BootInputs, manifest: &[u8], tree: &Tree) -> Held {
+fn held(eif_bytes: u64, boot: &BootInputs, manifest: &[u8], files: &Files<'_>) -> Held {
     let mut held = Held { image_bytes: eif_bytes, entries: FRAMEWORK_ENTRIES, ..Held::default() };
-    held.add_tree(tree);
+    match files {
+        Files::Each(tree) => held.add_tree(tree),
+        Files::Image(_) => MOUNT_POINTS.iter().for_each(|_| held.add_entry(0)),
+    }
     held.add_entry(manifest.len() as u64);
     held.add_entry(boot.guest_binary.len);
     boot.nsm_ko.iter().for_each(|module| held.add_entry(module.len));
@@ -227,9 +256,10 @@ fn held(eif_bytes: u64, boot: &BootInputs, manifest: &[u8], tree: &Tree) -> Held
 
 fn write_image(
     input: &BuildInput<'_>,
+    cmdline: &str,
     boot: &mut BootInputs,
     manifest: &[u8],
-    tree: &Tree,
+    files: &Files<'_>,
     output: &mut File,
 ) -> Result<eif::Measurements, WriteError> {
     let metadata = metadata(input, boot.kernel_version.clone());
@@ -240,12 +270,12 @@ fn write_image(
         ..eif::Options::default()
     };
     let kernel = Source::reader(&mut boot.kernel.reader, boot.kernel.len);
-    let mut image = Writer::create(output, &options, kernel, &input.kernel.cmdline, &metadata)?;
+    let mut image = Writer::create(output, &options, kernel, cmdline, &metadata)?;
     image.ramdisk_with(|section| {
         let nsm_ko = boot.nsm_ko.as_mut().map(BootInput::file);
         write_boot(section, boot.guest_binary.file(), nsm_ko)
     })?;
-    image.ramdisk_with(|section| write_application(section, manifest, tree))?;
+    image.ramdisk_with(|section| write_application(section, manifest, files))?;
     Ok(image.finish(input.signer)?)
 }
 
@@ -276,7 +306,7 @@ fn describe(
         name: input.manifest.name.clone(),
         pcrs: Default::default(),
         kernel: boot.kernel.digest(),
-        cmdline: input.kernel.cmdline.clone(),
+        cmdline: String::new(),
         guest_binary: boot.guest_binary.digest(),
         nsm_ko: boot.nsm_ko.as_ref().map(BootInput::digest),
         image_manifest: application.image_manifest,

@@ -78,6 +78,16 @@ impl Content {
         self.len
     }
 
+    /// Fills `buf` with the bytes from `offset` on, which the caller knows to be within this.
+    ///
+    /// # Errors
+    /// When the file cannot be opened or is no longer the one that was listed, or is too short.
+    pub(crate) fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        let mut reader = self.open()?;
+        reader.seek(SeekFrom::Start(offset))?;
+        reader.read_exact(buf)
+    }
+
     /// A reader of exactly [`Self::len`] bytes.
     ///
     /// # Errors

@@ -98,6 +98,15 @@ pub enum Error {
         /// The time given, in seconds since 1970.
         found: u64,
     },
+    /// The kernel cannot read the format asked for.
+    #[error(
+        "{} cannot boot an image in the format \"erofs\": the configuration beside it lacks the file system, loop devices \
+         or overlays; leave `image.format` out of glasshouse.toml, or use the kernel of `make kernel`", path.display()
+    )]
+    KernelWithoutErofs {
+        /// The kernel.
+        path: PathBuf,
+    },
     /// The image file is not an image or is damaged.
     #[error("{} is not a usable enclave image file", path.display())]
     Image {
@@ -145,6 +154,9 @@ pub enum WriteError {
     /// A ramdisk could not be written.
     #[error(transparent)]
     Ramdisk(#[from] eif::cpio::WriteError),
+    /// The application's files could not be put into a file system.
+    #[error(transparent)]
+    FileSystem(#[from] erofs::WriteError),
     /// A file of the application could not be opened again.
     #[error("cannot read the application's {path}")]
     Content {
@@ -166,6 +178,9 @@ pub enum UnpackError {
     /// Its name leads out of the directory or is too long.
     #[error("it {0}")]
     Name(#[source] EntryError),
+    /// The file system in it cannot be read.
+    #[error(transparent)]
+    FileSystem(#[from] erofs::ReadError),
     /// The system refused; a path through a symbolic link is one that leads to "not a directory".
     #[error(transparent)]
     File(#[from] io::Error),

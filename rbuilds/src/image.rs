@@ -102,10 +102,14 @@ impl Image {
         self.slice(section.offset, section.size)
     }
 
+    /// Any bytes of the file.
+    pub(crate) fn content(&self, offset: u64, bytes: u64) -> Content {
+        Content::slice(Arc::clone(&self.file), offset, bytes)
+    }
+
     /// A reader of any bytes of the file.
     pub(crate) fn slice(&self, offset: u64, bytes: u64) -> ContentReader {
-        let content = Content::slice(Arc::clone(&self.file), offset, bytes);
-        content.open().expect("a slice of an open file is not opened again")
+        self.content(offset, bytes).open().expect("a slice of an open file is not opened again")
     }
 
     /// The header as it stands in the file.

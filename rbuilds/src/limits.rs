@@ -50,3 +50,10 @@ impl Default for Limits {
         Self { unpacked_bytes: 8 << 30, entries: 2_000_000, name_bytes: 512 << 20 }
     }
 }
+
+impl Limits {
+    /// The same for a file system in an image.
+    pub(crate) fn walk(&self) -> erofs::WalkLimits {
+        erofs::WalkLimits { entries: self.entries, name_bytes: self.name_bytes }
+    }
+}

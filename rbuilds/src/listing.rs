@@ -16,7 +16,15 @@ use eif::{
 use flate2::bufread::MultiGzDecoder;
 use serde::Serialize;
 
-use crate::{Digest, Error, Limits, digest::HashingReader, image::Image, path::printable, zstd::ZstdReader};
+use crate::{
+    Digest, Error, Limits,
+    content::Content,
+    digest::HashingReader,
+    image::Image,
+    path::printable,
+    rootfs_image::{self, IMAGE_ENTRY},
+    zstd::ZstdReader,
+};
 
 const BUFFER_BYTES: usize = 128 << 10;
 
@@ -70,6 +78,9 @@ pub enum NoArchive {
     /// It is a malformed archive.
     #[error("it is not a well-formed newc archive")]
     Malformed(#[from] eif::cpio::ReadError),
+    /// The file system in it cannot be read.
+    #[error("the file system in it, {}, cannot be read", IMAGE_ENTRY.escape_ascii())]
+    FileSystem(#[from] erofs::ReadError),
     /// It has more entries, or more bytes of names, than may be held in memory.
     #[error("it has more than {limit} {what}")]
     TooMany {
@@ -94,6 +105,8 @@ pub(crate) struct Listing {
     pub(crate) entries: BTreeMap<Name, Record>,
     /// Of the names in the archive's order.
     pub(crate) order: Digest,
+    /// The file system in it.
+    file_system: Option<Content>,
 }
 
 /// An entry's name, and how many entries of that name came before it: the kernel unpacks them all.
@@ -126,8 +139,16 @@ pub(crate) struct Record {
     pub(crate) digest: Option<Digest>,
     /// For a further name of a file: the first one.
     pub(crate) first_name: Option<Vec<u8>>,
-    /// Where the content starts in the decompressed archive.
-    pub(crate) content_at: u64,
+    pub(crate) place: Place,
+}
+
+/// Where a file's content is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Place {
+    /// It starts at this byte of the decompressed archive.
+    Archive(u64),
+    /// With this inode of the file system in it.
+    FileSystem(erofs::Number),
 }
 
 impl Record {
@@ -227,6 +248,7 @@ fn list_archive(
     let unpacked_bytes = unpacked_length(image, section, compression, limits)?;
     let mut archive = Reader::new(decompressed(image, section, compression), unpacked_bytes);
     let mut collector = Collector::new(limits);
+    let mut file_system = None;
     while let Some(entry) = archive.next_entry()? {
         collector.admit(&entry)?;
         let (modified, content_at) = (archive.modified(), archive.position());
@@ -235,10 +257,40 @@ fn list_archive(
             Kind::File { .. } => Some(content_digest(&mut archive)?),
             _ => None,
         };
-        collector.add(entry, modified, content_at, digest);
+        if let Kind::File { size, link: None } = entry.kind
+            && compression == Compression::None
+            && entry.name == IMAGE_ENTRY
+        {
+            file_system = Some(image.content(section.offset.saturating_add(content_at), size));
+        }
+        collector.add(entry, modified, Place::Archive(content_at), digest);
     }
     let order = collector.order();
-    Ok(Listing { compression, unpacked_bytes, entries: collector.entries, order })
+    if let Some(content) = &file_system {
+        list_file_system(content, &mut collector)?;
+    }
+    Ok(Listing { compression, unpacked_bytes, entries: collector.entries, order, file_system })
+}
+
+/// Lists the files in a file system as if each were an entry.
+fn list_file_system(content: &Content, collector: &mut Collector<'_>) -> Result<(), NoArchive> {
+    let reader = erofs::Reader::open(content.clone(), content.len())?;
+    let mut bytes_left = collector.limits.unpacked_bytes;
+    for (entry, inode) in rootfs_image::entries(&reader, collector.limits.walk())? {
+        collector.admit(&entry)?;
+        let digest = match entry.kind {
+            Kind::File { size: 0, link: Some(_) } => None,
+            Kind::File { size, .. } => {
+                let limit = collector.limits.unpacked_bytes;
+                bytes_left = bytes_left.checked_sub(size).ok_or(NoArchive::TooLarge { limit })?;
+                Some(content_digest(&mut reader.file(&inode)?)?)
+            }
+            _ => None,
+        };
+        let modified = u32::try_from(inode.modified).unwrap_or(u32::MAX);
+        collector.add(entry, modified, Place::FileSystem(inode.number), digest);
+    }
+    Ok(())
 }
 
 fn content_digest(content: &mut impl Read) -> Result<Digest, NoArchive> {
@@ -278,7 +330,7 @@ impl<'a> Collector<'a> {
         Ok(())
     }
 
-    fn add(&mut self, entry: Entry, modified: u32, content_at: u64, digest: Option<Digest>) {
+    fn add(&mut self, entry: Entry, modified: u32, place: Place, digest: Option<Digest>) {
         self.order.update(&entry.name);
         self.order.update(&[0]);
         let Entry { name: bytes, permissions, uid, gid, kind } = entry;
@@ -286,7 +338,7 @@ impl<'a> Collector<'a> {
             Kind::File { link: Some(link), .. } => self.first_name(link.group, &bytes),
             _ => None,
         };
-        let record = Record { permissions, uid, gid, modified, kind, digest, first_name, content_at };
+        let record = Record { permissions, uid, gid, modified, kind, digest, first_name, place };
         let mut name = Name { bytes, earlier: 0 };
         if self.entries.contains_key(&name) {
             let last = Name { earlier: u32::MAX, ..name.clone() };
@@ -315,19 +367,32 @@ pub(crate) struct ContentCursor<'a> {
     image: &'a Image,
     section: Section,
     compression: Compression,
+    file_system: Option<erofs::Reader<Content>>,
     /// A compressed archive's stream and how far it has come, in bytes.
     stream: Option<(Box<dyn BufRead>, u64)>,
     restarts: u32,
 }
 
 impl<'a> ContentCursor<'a> {
-    pub(crate) fn new(image: &'a Image, section: Section, compression: Compression) -> Self {
-        Self { image, section, compression, stream: None, restarts: 0 }
+    pub(crate) fn new(image: &'a Image, section: Section, listing: &Listing) -> Self {
+        let content = listing.file_system.clone();
+        let file_system =
+            content.and_then(|content| erofs::Reader::open(content.clone(), content.len()).ok());
+        Self { image, section, compression: listing.compression, file_system, stream: None, restarts: 0 }
     }
 
     /// The content of a file; `None` if the stream would have to be begun again more often than is reasonable.
     pub(crate) fn open(&mut self, record: &Record) -> io::Result<Option<Box<dyn Read + '_>>> {
-        let (at, size) = (record.content_at, record.size());
+        let (at, size) = match (record.place, &self.file_system) {
+            (Place::Archive(at), _) => (at, record.size()),
+            (Place::FileSystem(number), Some(reader)) => {
+                let file = reader.inode(number).and_then(|inode| reader.file(&inode));
+                return Ok(Some(Box::new(file.map_err(io::Error::other)?)));
+            }
+            (Place::FileSystem(_), None) => {
+                return Err(io::Error::other("the file system changed meanwhile"));
+            }
+        };
         if self.compression == Compression::None {
             let offset = self.section.offset.saturating_add(at);
             return Ok(Some(Box::new(BufReader::with_capacity(

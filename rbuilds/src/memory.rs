@@ -17,6 +17,7 @@ use flate2::bufread::MultiGzDecoder;
 
 use crate::{
     Limits,
+    rootfs_image::IMAGE_ENTRY,
     tree::{Kind as Node, Tree},
     zstd::ZstdReader,
 };
@@ -122,6 +123,8 @@ fn count<R: Read + Seek>(
     loop {
         match archive.next_entry() {
             Ok(None) => return Ok(true),
+            // Nothing of it is unpacked at boot.
+            Ok(Some(entry)) if entry.name == IMAGE_ENTRY => {}
             Ok(Some(entry)) => match entry.kind {
                 Kind::File { size, .. } => held.add_entry(size),
                 Kind::Symlink { target } => held.add_symlink(target.len() as u64),

@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::Kernel;
+use crate::{Kernel, format};
 
 /// Where a bzImage says that it is one (Linux, Documentation/arch/x86/boot.rst, `header`).
 const BZIMAGE_MAGIC_OFFSET: u64 = 0x202;
@@ -106,7 +106,9 @@ pub fn find_kernel(given: Option<PathBuf>) -> Result<Kernel, PartError> {
         false => (path, None),
     };
     expect(&bzimage, BZIMAGE_MAGIC_OFFSET, BZIMAGE_MAGIC, "Linux kernel (bzImage)")?;
-    Ok(Kernel::new(bzimage, module))
+    let reads_file_systems = format::reads_file_systems(&bzimage)
+        .map_err(|source| PartError::Unreadable { path: bzimage.clone(), source })?;
+    Ok(Kernel { reads_file_systems, ..Kernel::new(bzimage, module) })
 }
 
 /// The enclave's init: the program given, or the one beside the running program.

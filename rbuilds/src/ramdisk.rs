@@ -10,9 +10,11 @@ use std::{
 use eif::cpio::{Device, Entry, HardLink, Kind as CpioKind, Writer};
 
 use crate::{
+    content::Content,
     error::WriteError,
     limits::ROOTFS_PREFIX,
     path::EntryPath,
+    rootfs_image::{IMAGE_ENTRY, MOUNT_POINTS},
     tree::{Inode, InodeId, Kind, Tree},
 };
 
@@ -48,15 +50,44 @@ pub(crate) fn write_boot<W: Write>(
     Ok(())
 }
 
+/// The application's files, as ramdisk 1 has them.
+pub(crate) enum Files<'a> {
+    /// Each an entry.
+    Each(&'a Tree),
+    /// In a file system.
+    Image(Content),
+}
+
 /// Writes ramdisk 1: the measured manifest and the application's files.
-pub(crate) fn write_application<W: Write>(output: W, manifest: &[u8], tree: &Tree) -> Result<(), WriteError> {
+pub(crate) fn write_application<W: Write>(
+    output: W,
+    manifest: &[u8],
+    files: &Files<'_>,
+) -> Result<(), WriteError> {
     let mut archive = Writer::new(output);
+    let [lower, upper] = MOUNT_POINTS;
+    let mount_point = |archive: &mut Writer<W>, name| match files {
+        Files::Each(_) => Ok(()),
+        Files::Image(_) => archive.entry(&entry(name, 0o700, CpioKind::Directory)),
+    };
     archive.entry(&entry("glasshouse", 0o755, CpioKind::Directory))?;
+    mount_point(&mut archive, lower)?;
     let file = BootFile { content: &mut &*manifest, len: manifest.len() as u64 };
     put_file(&mut archive, "glasshouse/manifest.json", 0o644, file)?;
-    let mut names = NamesLeft::of(tree);
-    for (path, id, inode) in tree.iter() {
-        put_inode(&mut archive, path, inode, names.next(id))?;
+    mount_point(&mut archive, upper)?;
+    match files {
+        Files::Each(tree) => {
+            let mut names = NamesLeft::of(tree);
+            for (path, id, inode) in tree.iter() {
+                put_inode(&mut archive, path, inode, names.next(id))?;
+            }
+        }
+        Files::Image(image) => {
+            let mut content = image.open()?;
+            let kind = CpioKind::File { size: image.len(), link: None };
+            let name = IMAGE_ENTRY.to_vec();
+            archive.file(&Entry { name, permissions: 0o400, uid: 0, gid: 0, kind }, &mut content)?;
+        }
     }
     archive.finish()?;
     Ok(())

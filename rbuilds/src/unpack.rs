@@ -19,8 +19,10 @@ use rustix::{
 };
 
 use crate::{
-    Error, UnpackError,
+    Error, Limits, UnpackError,
+    content::Content,
     path::{EntryPath, printable},
+    rootfs_image::{self, IMAGE_ENTRY},
 };
 
 /// Where the measured manifest stands in ramdisk 1, and so in the enclave.
@@ -72,7 +74,8 @@ pub fn measured_manifest(image: &Path) -> Result<Vec<u8>, Error> {
     Err(absent())
 }
 
-/// Unpacks the ramdisks of an image over each other into `directory`, which must be empty, as the kernel does at boot.
+/// Unpacks the ramdisks of an image over each other into `directory`, which must be empty, as the kernel does at boot, and
+/// a file system in them into its `rootfs`, where init would mount it.
 /// Device nodes, pipes and sockets are left out. No entry reaches anything outside `directory`: names with `..` are
 /// refused, and so are those that lead through a symbolic link.
 ///
@@ -80,6 +83,8 @@ pub fn measured_manifest(image: &Path) -> Result<Vec<u8>, Error> {
 /// [`Error`] when the image is damaged, an entry is refused or cannot be written. What was unpacked until then stays.
 pub fn unpack_ramdisks(image: &Path, directory: &Path, ownership: Ownership) -> Result<(), Error> {
     let mut eif = open(image)?;
+    let unopened = |source| Error::File { doing: "open", path: image.to_owned(), source };
+    let whole = Content::open_file(image).map_err(unopened)?;
     let mut target = Target::open(directory, ownership).map_err(|source| Error::File {
         doing: "unpack into",
         path: directory.to_owned(),
@@ -91,7 +96,14 @@ pub fn unpack_ramdisks(image: &Path, directory: &Path, ownership: Ownership) -> 
         let mut archive = Reader::new(data, ramdisk.size);
         let damaged = |source| Error::Ramdisk { path: image.to_owned(), number, source };
         while let Some(entry) = archive.next_entry().map_err(damaged)? {
-            target.put(&entry, &mut archive).map_err(|source| unpack_error(&entry.name, source))?;
+            let done = match entry.kind {
+                Kind::File { size, link: None } if entry.name == IMAGE_ENTRY => {
+                    let at = ramdisk.offset.saturating_add(archive.position());
+                    target.put_file_system(&whole.part(at, size))
+                }
+                _ => target.put(&entry, &mut archive),
+            };
+            done.map_err(|source| unpack_error(&entry.name, source))?;
         }
         target.links.clear();
     }
@@ -140,6 +152,18 @@ impl Target {
         let root = Rc::new(rustix::fs::open(directory, flags, Mode::empty())?);
         let last = (EntryPath::root(), Rc::clone(&root));
         Ok(Self { root, ownership, last, links: HashMap::new(), directories: Vec::new() })
+    }
+
+    /// Puts in what a file system holds.
+    fn put_file_system(&mut self, content: &Content) -> Result<(), UnpackError> {
+        let reader = erofs::Reader::open(content.clone(), content.len())?;
+        for (entry, inode) in rootfs_image::entries(&reader, Limits::default().walk())? {
+            match entry.kind {
+                Kind::File { size: 1.., .. } => self.put(&entry, &mut reader.file(&inode)?)?,
+                _ => self.put(&entry, &mut io::empty())?,
+            }
+        }
+        Ok(())
     }
 
     fn put(&mut self, entry: &Entry, content: &mut impl Read) -> Result<(), UnpackError> {

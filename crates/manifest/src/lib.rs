@@ -26,7 +26,9 @@ pub use measured::{
 };
 pub use reference::{ImageReference, ImageVersion, ReferenceError};
 pub use signal::StopSignal;
-pub use source::{Dockerfile, ImageConfig, ImageSource, Manifest, ManifestError, ResolveError, Resources};
+pub use source::{
+    Dockerfile, ImageConfig, ImageFormat, ImageSource, Manifest, ManifestError, ResolveError, Resources,
+};
 
 /// The vsock ports the framework itself uses; an application cannot publish them.
 ///

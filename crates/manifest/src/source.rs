@@ -33,6 +33,8 @@ pub struct Manifest {
     pub name: String,
     /// Where the application's files come from.
     pub image: ImageSource,
+    /// How they lie in the image; `None` leaves it to the builder, who knows what the kernel can read.
+    pub format: Option<ImageFormat>,
     /// A kernel other than the pinned one: a `bzImage`, or a directory of the vendor's `bzImage` and `nsm.ko`.
     /// Relative to the manifest's folder.
     pub kernel: Option<PathBuf>,
@@ -71,6 +73,16 @@ pub enum ImageSource {
     Dockerfile(Dockerfile),
     /// A root file system: a directory, or a tar archive, plain or compressed with gzip or Zstandard.
     Rootfs(PathBuf),
+}
+
+/// How the application's files lie in the image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ImageFormat {
+    /// Each a file of the ramdisk, which the kernel unpacks into memory.
+    Cpio,
+    /// In one compressed file system, which stays in memory as it is; what is read of it is unpacked.
+    Erofs,
 }
 
 /// A Dockerfile and the files it may take.
@@ -366,6 +378,7 @@ struct RawImage {
     rootfs: Option<PathBuf>,
     dockerfile: Option<PathBuf>,
     context: Option<PathBuf>,
+    format: Option<ImageFormat>,
 }
 
 #[derive(Default, Deserialize)]
@@ -440,6 +453,7 @@ impl Raw {
         }
         Ok(Manifest {
             name: self.name.into_inner(),
+            format: self.image.get_ref().format,
             image: check_image(self.image)?,
             kernel: self.kernel,
             resources: self.resources.check()?,
@@ -473,7 +487,7 @@ const IMAGE_RULE: &str = "`image`: say one of `dockerfile`, `archive` (what `doc
 
 fn check_image(image: Spanned<RawImage>) -> Result<ImageSource, Mistake> {
     let span = image.span();
-    let RawImage { oci, archive, tag, registry, rootfs, dockerfile, context } = image.into_inner();
+    let RawImage { oci, archive, tag, registry, rootfs, dockerfile, context, format: _ } = image.into_inner();
     if let Some(name) = registry {
         let others = [oci, archive, rootfs, dockerfile, context, tag.map(PathBuf::from)];
         return match others.iter().any(Option::is_some) {

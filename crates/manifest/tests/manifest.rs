@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 
 use manifest::{
-    Healthcheck, ImageConfig, ImageHealthcheck, ImageSource, Manifest, Measured, MeasuredError, OnUnhealthy,
-    Readiness, ResolveError, Restart, Service, StopSignal,
+    Healthcheck, ImageConfig, ImageFormat, ImageHealthcheck, ImageSource, Manifest, Measured, MeasuredError,
+    OnUnhealthy, Readiness, ResolveError, Restart, Service, StopSignal,
 };
 use proptest::prelude::*;
 
@@ -104,6 +104,16 @@ fn an_image_may_be_in_an_archive() {
         |tag: Option<&str>| ImageSource::Archive { path: "a.tar".into(), tag: tag.map(str::to_owned) };
     assert_eq!(image("archive = \"a.tar\""), archive(None));
     assert_eq!(image("archive = \"a.tar\"\ntag = \"web:1\""), archive(Some("web:1")));
+}
+
+#[test]
+fn the_format_of_the_image_may_be_chosen() {
+    let format = |image: &str| Manifest::parse(&format!("name = \"x\"\nimage = {image}\n")).map(|m| m.format);
+    assert_eq!(format("{ rootfs = \"r\" }").unwrap(), None);
+    assert_eq!(format("{ rootfs = \"r\", format = \"erofs\" }").unwrap(), Some(ImageFormat::Erofs));
+    assert_eq!(format("{ oci = \"o\", format = \"cpio\" }").unwrap(), Some(ImageFormat::Cpio));
+    let refused = format("{ rootfs = \"r\", format = \"squashfs\" }").unwrap_err();
+    assert!(refused.to_string().contains("`cpio`"), "{refused}");
 }
 
 #[test]

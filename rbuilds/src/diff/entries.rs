@@ -19,6 +19,7 @@ use crate::{
     listing::{ContentCursor, Contents, Listing, Name, Record, list},
     path::printable,
     report::MANIFEST_PCR,
+    rootfs_image::IMAGE_ENTRY,
     unpack::{MANIFEST_ENTRY, MAX_MANIFEST_BYTES},
 };
 
@@ -41,10 +42,21 @@ pub(super) fn compare_ramdisks(
     let contents = compare_contents(a, &listing_a, b, &listing_b).map_err(|e| a.0.unreadable(e))?;
     let mut contents = contents.into_iter().peekable();
     let names: BTreeSet<&Name> = listing_a.entries.keys().chain(listing_b.entries.keys()).collect();
+    let mut file_systems = Vec::new();
     for name in names {
         let content = contents.next_if(|content| content.name == name);
         let (in_a, in_b) = (listing_a.entries.get(name), listing_b.entries.get(name));
         for (registers, change) in changes(part, in_a, in_b, content) {
+            if name.bytes == IMAGE_ENTRY && matches!(change, Change::Content { .. }) {
+                file_systems.push((name, registers, change));
+            } else {
+                findings.add(part, Some(name.to_string()), &registers, change);
+            }
+        }
+    }
+    // That the bytes of file systems differ is news only if nothing in them does.
+    if findings.differences.len() == before {
+        for (name, registers, change) in file_systems {
             findings.add(part, Some(name.to_string()), &registers, change);
         }
     }
@@ -81,9 +93,9 @@ fn compare_contents<'a>(
         .filter_map(|(name, record)| Some((name, record, listing_b.entries.get(name)?)))
         .filter(|(_, a, b)| has_other_content(a, b))
         .collect();
-    differing.sort_by_key(|(_, record, _)| record.content_at);
-    let mut cursor_a = ContentCursor::new(a.0, a.1, listing_a.compression);
-    let mut cursor_b = ContentCursor::new(b.0, b.1, listing_b.compression);
+    differing.sort_by_key(|(_, record, _)| record.place);
+    let mut cursor_a = ContentCursor::new(a.0, a.1, listing_a);
+    let mut cursor_b = ContentCursor::new(b.0, b.1, listing_b);
     let mut changes = Vec::new();
     for (name, in_a, in_b) in differing {
         let (Some(mut content_a), Some(mut content_b)) = (cursor_a.open(in_a)?, cursor_b.open(in_b)?) else {
