@@ -19,7 +19,9 @@ use sys::pid1::SEED_BYTES;
 use tokio::{sync::mpsc, task::spawn_local, time::timeout};
 
 use crate::{
-    CONTROL_PORT, EVENTS_PORT, HEARTBEAT_PORT, REFUSED_CODE, control,
+    CONTROL_PORT, EVENTS_PORT, HEARTBEAT_PORT, REFUSED_CODE,
+    application::{self, ImageError},
+    control,
     event::{Cause, Event, Exit, STREAM_VERSION},
     host,
     journal::{Journal, chain},
@@ -72,6 +74,8 @@ pub(crate) enum BootError {
     Manifest(#[from] MeasuredError),
     #[error(transparent)]
     Measure(#[from] MeasureError),
+    #[error(transparent)]
+    Image(#[from] ImageError),
     #[error("cannot listen at {}", notify::SOCKET_PATH)]
     Notify(#[source] io::Error),
     #[error("cannot listen at {}", private::SOCKET_PATH)]
@@ -122,6 +126,9 @@ fn prepare(place: &Place, failures: Vec<MountError>, journal: &Rc<Journal>) -> R
     let measured = measure_manifest(&*module, journal)?;
     if let Err(error) = rustix::system::sethostname(measured.name.as_bytes()) {
         journal.warn(format!("cannot set the host name: {error}"));
+    }
+    if *place == Place::Machine {
+        application::mount_files()?;
     }
     tolerate(place, mounts::mount_rootfs(), journal)?;
     name_network(&measured, journal);

@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod accounts;
+mod application;
 mod boot;
 mod capture;
 mod control;
