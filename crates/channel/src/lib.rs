@@ -7,15 +7,102 @@
 //! by nobody. Last, a client may show who it is with an OpenSSH key, which signs the same exporter value.
 //!
 //! Glasshouse's control channel (`pipeline`) is one user of this crate. An application may offer a channel of its own in
-//! the same way, with documents from the [application API]: its data is [`Challenge::application_data`], and its
-//! clients appraise with [`Evidence::application_binding`].
+//! the same way, with documents from the application API (`docs/spec/application-api.md`): its data is
+//! [`Challenge::application_data`], and its clients appraise with [`Evidence::application_binding`].
 //!
 //! [`Client`] and [`Server`] are the protocol without IO. [`io`] runs them over any stream. The crate makes no documents
 //! and judges none: documents come from a [`Gate`](io::Gate), and the caller appraises them.
 //!
 //! Spec: `docs/spec/channel.md`.
 //!
-//! [application API]: https://github.com/glasshouse/glasshouse/blob/main/docs/spec/application-api.md
+//! # Example
+//!
+//! Both ends in one process, over a stream in memory. The enclave is simulated: its documents are genuine, but under a
+//! development root, which the client here trusts by name. A real client says `Roots::aws()` and takes the reference values
+//! from the image's `.eif.json`.
+//!
+//! ```
+//! use attestation::{Policy, ReferenceValues, Roots, UnixTime, appraise, verify};
+//! use channel::io::{ClientConfig, Denied, Gate, Peer, ServerConfig, accept, connect};
+//! use channel::{Challenge, Evidence};
+//! use nsm::sim::{DevelopmentRoot, SimulatedNsm};
+//! use nsm::{AttestationRequest, PcrIndex, Provider};
+//! use std::time::SystemTime;
+//! use tokio::io::{AsyncReadExt, AsyncWriteExt};
+//!
+//! /// The enclave's side: where documents come from, and who may enter.
+//! struct Enclave(SimulatedNsm);
+//!
+//! impl Gate for Enclave {
+//!     type Admitted = ();
+//!
+//!     async fn attest(&self, challenge: Challenge) -> Result<Vec<u8>, Denied> {
+//!         // A real module is slow and blocks: ask it on a thread of its own.
+//!         let request = AttestationRequest {
+//!             nonce: Some(challenge.nonce.to_vec()),
+//!             user_data: Some(challenge.statement(None).encode()),
+//!             ..AttestationRequest::default()
+//!         };
+//!         let refusal = channel::Refusal::NoEvidence;
+//!         self.0.attest(&request).map_err(|error| Denied { refusal, source: Some(error.into()) })
+//!     }
+//!
+//!     async fn authorize(&self, _peer: &Peer) -> Result<(), Denied> {
+//!         Ok(()) // Everybody. A control channel looks `peer.key` up.
+//!     }
+//! }
+//!
+//! /// The client's side: is this the enclave that was wanted?
+//! fn wanted(
+//!     evidence: &Evidence,
+//!     roots: &Roots,
+//! ) -> Result<attestation::Appraisal, Box<dyn std::error::Error + Send + Sync>> {
+//!     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+//!     let verified = verify(&evidence.document, roots, UnixTime::from_secs(now.as_secs()))?;
+//!     let pcr0 = (attestation::PcrIndex::new(0)?, attestation::Pcr([1; 48]));
+//!     let policy = Policy {
+//!         nonce: Some(evidence.nonce.to_vec()),
+//!         binding: evidence.binding(),
+//!         ..Policy::new(ReferenceValues::Pcrs([pcr0].into()))
+//!     };
+//!     Ok(appraise(&verified, &policy)?)
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let folder = tempfile::tempdir()?;
+//! let root = DevelopmentRoot::load_or_create(folder.path())?;
+//! let enclave = Enclave(SimulatedNsm::new(&root, "i-0-enc0", &[(PcrIndex::new(0_u8)?, [1; 48])])?);
+//! let roots = Roots::custom(root.root_pem().as_bytes())?;
+//! let config = ServerConfig::generate()?;
+//! let (near, far) = tokio::io::duplex(64 * 1024);
+//!
+//! let server = async {
+//!     let (mut session, _peer, ()) = accept(far, &config, &enclave).await?;
+//!     let mut question = String::new();
+//!     session.read_to_string(&mut question).await?;
+//!     session.write_all(format!("you said: {question}").as_bytes()).await?;
+//!     session.shutdown().await?;
+//!     Ok::<_, Box<dyn std::error::Error>>(())
+//! };
+//! let client = async {
+//!     let appraise = |evidence: &Evidence| wanted(evidence, &roots);
+//!     let (mut session, appraisal) = connect(near, ClientConfig::default(), appraise).await?;
+//!     assert!(appraisal.is_simulated());
+//!     session.write_all(b"a secret").await?;
+//!     session.shutdown().await?;
+//!     let mut answer = String::new();
+//!     session.read_to_string(&mut answer).await?;
+//!     assert_eq!(answer, "you said: a secret");
+//!     Ok::<_, Box<dyn std::error::Error>>(())
+//! };
+//! let (served, asked) = tokio::join!(server, client);
+//! served.and(asked)
+//! # }
+//! ```
+//!
+//! To enter as an operator, give [`ClientConfig::identity`](io::ClientConfig::identity) a
+//! [`PrivateKey`](ssh::PrivateKey) or a key of the [`Agent`](ssh::Agent).
 
 #![forbid(unsafe_code)]
 

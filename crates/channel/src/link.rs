@@ -144,7 +144,10 @@ impl Link {
         Ok(())
     }
 
-    pub(crate) fn into_established(self) -> Result<Established, Error> {
+    pub(crate) fn into_established(mut self) -> Result<Established, Error> {
+        // A session lives long and mostly needs neither.
+        self.plain.shrink_to_fit();
+        self.input.shrink_to_fit();
         match self.phase {
             Phase::Messages { sealer, opener, .. } => Ok(Established {
                 sealer: *sealer,

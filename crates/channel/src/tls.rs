@@ -77,10 +77,11 @@ pub enum IdentityError {
     Tls(#[from] rustls::Error),
 }
 
-/// AES-GCM alone, which the record layer knows; AES-128 first: it is faster, and as safe here.
+/// AES-GCM alone, which the record layer knows; AES-128 first: it is faster, and as safe here. The hybrid group first:
+/// what is recorded today stays secret from tomorrow's quantum computers, for 70 microseconds of both sides' time.
 fn provider() -> Arc<CryptoProvider> {
     let cipher_suites = vec![cipher_suite::TLS13_AES_128_GCM_SHA256, cipher_suite::TLS13_AES_256_GCM_SHA384];
-    let kx_groups = vec![kx_group::X25519, kx_group::SECP256R1, kx_group::X25519MLKEM768];
+    let kx_groups = vec![kx_group::X25519MLKEM768, kx_group::X25519, kx_group::SECP256R1];
     Arc::new(CryptoProvider { cipher_suites, kx_groups, ..aws_lc_rs::default_provider() })
 }
 

@@ -40,6 +40,12 @@ impl Buffer {
         self.memory.as_deref_mut().map_or(&mut [], |memory| &mut memory[self.start..self.end])
     }
 
+    /// Bytes of memory that are borrowed.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.memory.as_ref().map_or(0, |memory| memory.len())
+    }
+
     /// Everything behind the bytes, which are moved to the front first. Borrows the memory if there is none.
     pub(super) fn room(&mut self) -> &mut [u8] {
         let memory = self.memory.get_or_insert_with(borrow);

@@ -304,3 +304,6 @@ fn broken(error: RecordError) -> io::Error {
 fn cut_short() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "the peer's stream ended without saying so")
 }
+
+#[cfg(test)]
+mod tests;
