@@ -18,6 +18,7 @@ mod resolver;
 mod tcp;
 mod udp;
 mod uplink;
+mod upstream;
 
 use std::{
     future::Future,
@@ -29,6 +30,7 @@ use std::{
 
 use egress::Policy;
 use intercept::{flows::Listeners, plan};
+use manifest::Dns;
 use sys::tun::Tun;
 use tokio::{
     net::{TcpListener, TcpSocket},
@@ -45,6 +47,7 @@ use self::{
     tcp::Tcp,
     udp::Udp,
     uplink::Uplink,
+    upstream::Upstream,
 };
 
 /// The largest packet of the device, in bytes: that of most networks, so that programs that look for the largest datagram
@@ -62,6 +65,8 @@ const QUEUE: usize = 4096;
 pub struct Config {
     /// What may be reached.
     pub policy: Policy,
+    /// Who answers what is asked about names beside their addresses.
+    pub dns: Dns,
     /// Where the host is asked.
     pub host: Addr,
     /// The control device of TUN devices.
@@ -150,7 +155,8 @@ impl Transparent {
         let guide = Arc::new(Guide::new(config.policy));
         let records = Arc::new(Records::default());
         let uplink = Uplink::new(config.host);
-        let resolver = Arc::new(Resolver::new(Arc::clone(&guide), uplink.clone(), Arc::clone(&records)));
+        let upstream = Upstream::new(uplink.clone(), &config.dns, upstream::mozilla());
+        let resolver = Arc::new(Resolver::new(Arc::clone(&guide), upstream, Arc::clone(&records)));
         let tcp = Tcp::new(&guide, &uplink, &records, &resolver, commands.clone());
         let udp = Udp::new(&guide, &uplink, &records, &resolver, commands);
 

@@ -3,7 +3,7 @@
 use std::{io, path::PathBuf};
 
 use egress::{Policy, PolicyError, Rule};
-use manifest::{Measured, MeasuredError};
+use manifest::{Dns, Measured, MeasuredError};
 use transport::Addr;
 
 use super::Config;
@@ -67,12 +67,13 @@ impl TransparentArgs {
     }
 
     pub(crate) fn config(self) -> Result<Config, ConfigError> {
-        let policy = match self.manifest {
+        let (policy, dns) = match self.manifest {
             Some(path) => of_manifest(path)?,
-            None => Policy::compile(&self.allow, &self.deny, &[])?,
+            None => (Policy::compile(&self.allow, &self.deny, &[])?, Dns::Host),
         };
         Ok(Config {
             policy,
+            dns,
             host: self.host,
             tun: self.tun,
             device: self.device,
@@ -81,13 +82,13 @@ impl TransparentArgs {
     }
 }
 
-fn of_manifest(path: PathBuf) -> Result<Policy, ConfigError> {
+fn of_manifest(path: PathBuf) -> Result<(Policy, Dns), ConfigError> {
     let bytes = match std::fs::read(&path) {
         Ok(bytes) => bytes,
         Err(source) => return Err(ConfigError::Read { path, source }),
     };
     match Measured::from_canonical_json(&bytes) {
-        Ok(Measured { egress: Some(egress), .. }) => Ok(egress.policy()),
+        Ok(Measured { egress: Some(egress), .. }) => Ok((egress.policy(), egress.dns)),
         Ok(_) => Err(ConfigError::NoEgress(path)),
         Err(source) => Err(ConfigError::Manifest { path, source }),
     }

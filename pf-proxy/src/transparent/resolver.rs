@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use egress::{Name, Protocol, Record, wire};
+use egress::{Name, Protocol, Record};
 use intercept::dns::{About, Answer, DomainName, Query, Rejected, localhost};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -20,7 +20,7 @@ use tokio::{
 use super::{
     guide::Guide,
     records::Records,
-    uplink::{Uplink, UplinkError},
+    upstream::{AskError, Upstream},
 };
 
 /// Questions that are asked outside at once.
@@ -42,33 +42,18 @@ const MAX_DENIALS: usize = 256;
 #[derive(Debug)]
 pub(super) struct Resolver {
     guide: Arc<Guide>,
-    uplink: Uplink,
+    upstream: Upstream,
     records: Arc<Records>,
     asked: Semaphore,
     own_name: String,
     denials: Mutex<HashMap<Name, Instant>>,
 }
 
-/// Why there is no answer from outside.
-#[derive(Debug, thiserror::Error)]
-enum AskError {
-    #[error(transparent)]
-    Uplink(#[from] UplinkError),
-    #[error("the connection broke")]
-    Io(#[from] io::Error),
-    #[error("{0}")]
-    Wire(#[from] wire::WireError),
-    #[error("the answer is none to this question")]
-    Form(#[from] intercept::dns::FormError),
-    #[error("no answer in time")]
-    Silent,
-}
-
 impl Resolver {
-    pub(super) fn new(guide: Arc<Guide>, uplink: Uplink, records: Arc<Records>) -> Self {
+    pub(super) fn new(guide: Arc<Guide>, upstream: Upstream, records: Arc<Records>) -> Self {
         let own_name = rustix::system::uname().nodename().to_string_lossy().to_ascii_lowercase();
         let asked = Semaphore::new(MAX_ASKED);
-        Self { guide, uplink, records, asked, own_name, denials: Mutex::default() }
+        Self { guide, upstream, records, asked, own_name, denials: Mutex::default() }
     }
 
     /// The answer to a program's question; `None` if it gets none.
@@ -147,19 +132,9 @@ impl Resolver {
     async fn ask(&self, query: &Query, by_udp: bool) -> Result<Vec<u8>, AskError> {
         let _place = self.asked.acquire().await.map_err(|_| AskError::Silent)?;
         let id = random_id()?;
-        let exchange = async {
-            let mut stream = self.uplink.resolve().await?;
-            let question = query.upstream(id);
-            let length = u16::try_from(question.len()).map_err(|_| AskError::Silent)?;
-            stream.write_all(&[&length.to_be_bytes()[..], &question].concat()).await?;
-            stream.flush().await?;
-            let mut head = [0; 2];
-            stream.read_exact(&mut head).await?;
-            let mut reply = vec![0; wire::message_bytes(head)?];
-            stream.read_exact(&mut reply).await?;
-            Ok::<_, AskError>(reply)
-        };
-        let reply = timeout(ANSWER_TIMEOUT, exchange).await.map_err(|_| AskError::Silent)??;
+        let question = query.upstream(id);
+        let reply =
+            timeout(ANSWER_TIMEOUT, self.upstream.ask(&question)).await.map_err(|_| AskError::Silent)??;
         Ok(query.relay(id, &reply, by_udp)?)
     }
 

@@ -34,6 +34,7 @@ pub(crate) fn with_way_out(part: fn()) {
     let rules = |texts: &[&str]| texts.iter().map(|text| text.parse::<Rule>().unwrap()).collect::<Vec<_>>();
     let config = Config {
         policy: Policy::compile(&rules(&ALLOW), &rules(&["bad.test:*"]), &[]).unwrap(),
+        dns: manifest::Dns::Host,
         host: Addr::Unix(std::env::var_os(super::HOST).unwrap().into()),
         tun: "/dev/net/tun".into(),
         device: "egress0".into(),
