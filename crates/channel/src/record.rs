@@ -162,7 +162,7 @@ fn header(body: usize) -> [u8; HEADER_BYTES] {
 /// What a record held.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Content {
-    /// Data, in this part of the record's own memory. It may be empty.
+    /// Data, in this part of the memory that the record was opened to. It may be empty.
     Data(Range<usize>),
     /// The peer sends nothing more.
     Closed,
@@ -186,22 +186,42 @@ impl Opener {
         let header: [u8; HEADER_BYTES] = (&*header).try_into().map_err(|_| RecordError::Header)?;
         let nonce = self.0.next_nonce()?;
         let opened = self.0.key.open_in_place(nonce, Aad::from(header), body);
-        let opened = opened.map_err(|_| RecordError::NotAuthentic)?;
-        // The content type is the last byte that is not padding.
-        let at = opened.iter().rposition(|byte| *byte != 0);
-        let kind = at.and_then(|at| opened.get(at)).copied().unwrap_or(0);
-        let content = opened.get(..at.unwrap_or(0)).unwrap_or_default();
-        match (kind, content) {
-            (TYPE_APPLICATION_DATA, _) if content.len() > MAX_PLAINTEXT_BYTES => {
-                Err(RecordError::Length { found: content.len() })
-            }
-            (TYPE_APPLICATION_DATA, _) => {
-                Ok(Content::Data(HEADER_BYTES..HEADER_BYTES.saturating_add(content.len())))
-            }
-            (TYPE_ALERT, [_, ALERT_CLOSE_NOTIFY]) => Ok(Content::Closed),
-            (TYPE_ALERT, [_, description]) => Err(RecordError::Alert { description: *description }),
-            (found, _) => Err(RecordError::ContentType { found }),
+        content(opened.map_err(|_| RecordError::NotAuthentic)?, HEADER_BYTES)
+    }
+
+    /// The same, into `out`, which must have [`Opener::room`] bytes. Bytes behind the data are overwritten as well.
+    ///
+    /// # Errors
+    /// As [`Opener::open`]. Nothing in `out` means anything then.
+    pub fn open_into(&mut self, record: &[u8], out: &mut [u8]) -> Result<Content, RecordError> {
+        let (header, body) = record.split_first_chunk::<HEADER_BYTES>().ok_or(RecordError::Header)?;
+        let (ciphertext, tag) = body.split_last_chunk::<TAG_BYTES>().ok_or(RecordError::Header)?;
+        let nonce = self.0.next_nonce()?;
+        let opened = self.0.key.open_separate_gather(nonce, Aad::from(header), ciphertext, tag, out);
+        opened.map_err(|_| RecordError::NotAuthentic)?;
+        content(out, 0)
+    }
+
+    /// Bytes that a record of `length` bytes takes to be opened into.
+    pub fn room(length: usize) -> usize {
+        length.saturating_sub(HEADER_BYTES + TAG_BYTES)
+    }
+}
+
+/// What was in a record; `offset` bytes come before it in the memory that it was opened to.
+fn content(opened: &[u8], offset: usize) -> Result<Content, RecordError> {
+    // The content type is the last byte that is not padding.
+    let at = opened.iter().rposition(|byte| *byte != 0);
+    let kind = at.and_then(|at| opened.get(at)).copied().unwrap_or(0);
+    let content = opened.get(..at.unwrap_or(0)).unwrap_or_default();
+    match (kind, content) {
+        (TYPE_APPLICATION_DATA, _) if content.len() > MAX_PLAINTEXT_BYTES => {
+            Err(RecordError::Length { found: content.len() })
         }
+        (TYPE_APPLICATION_DATA, _) => Ok(Content::Data(offset..offset.saturating_add(content.len()))),
+        (TYPE_ALERT, [_, ALERT_CLOSE_NOTIFY]) => Ok(Content::Closed),
+        (TYPE_ALERT, [_, description]) => Err(RecordError::Alert { description: *description }),
+        (found, _) => Err(RecordError::ContentType { found }),
     }
 }
 

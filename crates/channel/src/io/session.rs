@@ -87,13 +87,40 @@ impl Incoming {
         if self.buffer.is_empty() && !self.kept.is_empty() {
             self.restore();
         }
-        while buf.remaining() > 0 && self.open_next(opener) {
+        while buf.remaining() > 0 {
+            if self.open_through(opener, buf) {
+                continue;
+            }
+            if !self.open_next(opener) {
+                break;
+            }
             let count = self.opened.len().min(buf.remaining());
             buf.put_slice(&self.buffer.bytes()[self.opened.start..self.opened.start + count]);
             self.opened.start += count;
         }
         self.finish_record();
         self.buffer.release();
+    }
+
+    /// Opens the next record straight into `buf`, which saves a copy. Not if it is not there, or `buf` too small for it.
+    fn open_through(&mut self, opener: &mut Opener, buf: &mut ReadBuf<'_>) -> bool {
+        if !self.opened.is_empty() || self.end.is_some() {
+            return false;
+        }
+        self.finish_record();
+        let Ok(Some(length)) = record_length(self.buffer.bytes()) else { return false };
+        let room = Opener::room(length);
+        if buf.remaining() < room {
+            return false;
+        }
+        let out = buf.initialize_unfilled_to(room);
+        self.record = length;
+        match opener.open_into(&self.buffer.bytes()[..length], out) {
+            Ok(Content::Data(range)) => buf.advance(range.len()),
+            Ok(Content::Closed) => self.end = Some(End::Closed),
+            Err(error) => self.end = Some(End::Broken(error)),
+        }
+        true
     }
 
     /// Whether there is data that is opened, perhaps only now.
