@@ -136,3 +136,45 @@ impl Part {
         self.saves = len.div_ceil(BLOCK) < self.raw.len().div_ceil(BLOCK);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Parts of different kinds, the last of them short.
+    fn content() -> Vec<u8> {
+        let mut state = 1_u32;
+        let mut noise = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state.to_be_bytes()[0]
+        };
+        let part = |number: usize, noise: &mut dyn FnMut() -> u8| -> Vec<u8> {
+            let every = number % 3 + 1;
+            (0..EXTENT_BYTES).map(|i| if i % every == 0 { noise() } else { b'-' }).collect()
+        };
+        let mut all: Vec<u8> = (0..MAX_PARTS + 3).flat_map(|number| part(number, &mut noise)).collect();
+        all.truncate(all.len() - 1000);
+        all
+    }
+
+    #[test]
+    fn the_number_of_threads_does_not_show() {
+        let content = content();
+        let stored = |threads| {
+            let mut blocks =
+                Blocks::new(tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap()).unwrap();
+            blocks.threads = threads;
+            let data = blocks.put_file(&mut content.as_slice(), content.len() as u64).unwrap();
+            let (image, _) = blocks.into_parts().unwrap();
+            let (mut file, mut bytes) = (image.into_inner().unwrap(), Vec::new());
+            file.rewind().unwrap();
+            file.read_to_end(&mut bytes).unwrap();
+            (format!("{data:?}"), bytes)
+        };
+        let alone = stored(1);
+        assert!(alone.0.contains("compressed: true") && alone.0.contains("compressed: false"));
+        for threads in [2, 3, MAX_PARTS, 40] {
+            assert!(stored(threads) == alone, "{threads} threads");
+        }
+    }
+}
