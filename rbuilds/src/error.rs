@@ -100,8 +100,8 @@ pub enum Error {
     },
     /// The kernel cannot read the format asked for.
     #[error(
-        "{} cannot boot an image in the format \"erofs\": the configuration beside it lacks the file system, loop devices \
-         or overlays; leave `image.format` out of glasshouse.toml, or use the kernel of `make kernel`", path.display()
+        "{} cannot boot an image in the format \"erofs\": its configuration lacks the file system, loop devices or \
+         overlays; leave `image.format` out of glasshouse.toml, or use the kernel of `make kernel`", path.display()
     )]
     KernelWithoutErofs {
         /// The kernel.

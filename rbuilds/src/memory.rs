@@ -174,6 +174,8 @@ mod tests {
             (22_214_832, 23_671, 20_036, 221),
             (84_562_330, 20_055, 25, 252),
             (25_841_108, 5_719, 18, 82),
+            // Eight of 8 MiB in a file system.
+            (82_909_956, 2_273, 13, 112),
         ];
         for (image_bytes, file_pages, entries, boots) in measured {
             let said = memory_needed(&Held { image_bytes, file_pages, entries });

@@ -17,7 +17,7 @@ use rbuilds::{
     BuildInput, BuildReport, Change, Error, FileInfo, InspectOptions, Limits, Ownership, Part, build, diff,
     find_kernel, held_by, inspect, memory_needed, unpack_ramdisks,
 };
-use support::{Tar, Workshop, chain};
+use support::{Tar, Workshop, chain, gzip};
 
 const EROFS: &str = "{ rootfs = \"rootfs.tar\", format = \"erofs\" }";
 const CPIO: &str = "{ rootfs = \"rootfs.tar\", format = \"cpio\" }";
@@ -190,12 +190,14 @@ fn a_damaged_file_system_is_said_and_not_unpacked() {
     assert!(chain(&refused).contains("EROFS"), "{}", chain(&refused));
 }
 
-/// A kernel with this configuration beside it, as `find_kernel` finds it.
+/// Builds with a kernel that has this configuration in itself.
 fn build_with(workshop: &Workshop, configuration: &str, image: &str) -> Result<BuildReport, Error> {
-    let mut kernel = vec![0; 0x300];
+    let inside = [&b"IKCFG_ST"[..], &gzip(configuration.as_bytes()), b"IKCFG_ED"].concat();
+    let mut kernel = vec![0; 1024];
+    kernel[0x1f1] = 1;
     kernel[0x202..0x206].copy_from_slice(b"HdrS");
+    kernel.extend(gzip(&inside));
     fs::write(workshop.path("bzImage"), kernel).unwrap();
-    fs::write(workshop.path("config"), configuration).unwrap();
     let text = format!("name = \"test\"\nimage = {image}\n[app]\ncommand = [\"/bin/app\"]\n");
     let manifest = Manifest::parse(&text).unwrap();
     let (guest, output) = (workshop.path("guest"), workshop.output());

@@ -136,7 +136,9 @@ fn too_little_memory_is_refused_with_the_figure_that_is_enough() {
 #[test]
 fn an_enclave_is_refused_less_memory_than_its_image_boots_with() {
     let Some(bed) = Bed::qemu() else { return };
-    let dir = bed.manifest("small", &hello_manifest("small").replace("memory_mib = 256", "memory_mib = 64"));
+    let manifest = hello_manifest("small").replace("memory_mib = 256", "memory_mib = 64");
+    let plain = "image = { rootfs = \"rootfs\", format = \"cpio\" }";
+    let dir = bed.manifest("small", &manifest.replace("image.rootfs = \"rootfs\"", plain));
     let image = bed.path("small.eif");
     let built = bed.run(&["build", utf8(&dir), "-o", utf8(&image)]);
     let reference = fs::read(image.with_added_extension("json")).unwrap();
