@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use manifest::Manifest;
-use rbuilds::{BuildInput, BuildReport, Error, Kernel, Limits, build};
+use rbuilds::{BuildInput, BuildReport, Error, Kernel, Limits, RegistryOptions, build};
 
 /// Enough for any input that is worth growing, and little enough that a bomb ends at once.
 const LIMITS: Limits = Limits { unpacked_bytes: 4 << 20, entries: 10_000, name_bytes: 1 << 20 };
@@ -33,7 +33,7 @@ fn input<'a>(manifest: &'a Manifest, folder: &'a Path, part: &'a Path, output: &
         kernel: Kernel::new(part, None),
         output,
         limits: LIMITS,
-        registry: Default::default(),
+        registry: RegistryOptions { cache_limit_bytes: 0, ..RegistryOptions::default() },
         build_time: 0,
         signer: None,
     }

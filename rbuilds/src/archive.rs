@@ -8,15 +8,13 @@ use std::io::{self, Read};
 use tar::{EntryType, Header};
 
 use crate::{
-    Digest,
-    content::{Content, StoreError},
-    error::{EntryError, LayerError, OciError},
+    content::Content,
+    error::{EntryError, LayerError},
     intake::Intake,
     limits::{MAX_EXTENSION_BYTES, MAX_FILE_BYTES, MAX_TARGET_BYTES},
     notes::NoteKind,
     path::{EntryPath, printable},
     pax::Pax,
-    stream::{ContainerStream, LayerStream, LimitReached},
     tree::{Inode, Kind, Layer, NewEntry, Whiteout},
 };
 
@@ -39,89 +37,17 @@ pub(crate) enum Role {
     Container,
 }
 
-/// What an image says of one of its layers.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Expected {
-    /// Of the layer as it is stored, if the image says so.
-    pub(crate) blob: Option<Digest>,
-    /// Of the unpacked layer.
-    pub(crate) diff_id: Digest,
-}
-
-impl Expected {
-    /// What the layer is known by.
-    pub(crate) fn name(&self) -> Digest {
-        self.blob.unwrap_or(self.diff_id)
-    }
-}
-
-/// Reads a layer and checks that it is the one expected.
-pub(crate) fn read_layer(
-    blob: &Content,
-    expected: Expected,
-    intake: &mut Intake,
-) -> Result<Layer, LayerError> {
-    read(blob, Role::Layer, Some(expected), intake)
-}
-
-/// Reads an archive of a whole file system.
-pub(crate) fn read_rootfs(archive: &Content, intake: &mut Intake) -> Result<Layer, LayerError> {
-    read(archive, Role::Rootfs, None, intake)
-}
-
-/// Lists an archive of an image store's files. What they hold stays where it is, or goes into the spool if the archive is
-/// compressed. They count as entries; what they unpack to counts when it is read as a layer.
-pub(crate) fn read_container(archive: &Content, intake: &mut Intake) -> Result<Layer, LayerError> {
-    let limit = intake.bytes_left();
-    let mut stream = ContainerStream::new(archive, limit).map_err(LayerError::Damaged)?;
-    if stream.is_uncompressed() {
-        let mut seekable = tar::Archive::new(archive.open().map_err(LayerError::Damaged)?);
-        let mut reader = Reader::new(Role::Container, Some(archive.clone()), intake);
-        let least = reader.read_entries(seekable.entries_with_seek())?;
-        return reader.finish(least, archive.len());
-    }
-    let mut reader = Reader::new(Role::Container, None, intake);
-    let least = reader.read_entries(tar::Archive::new(&mut stream).entries())?;
-    // To the end, where the checksum of the compressed archive stands.
-    io::copy(&mut stream, &mut io::sink()).map_err(|e| damaged(e, reader.intake))?;
-    reader.finish(least, limit - stream.left())
-}
-
-fn read(
-    blob: &Content,
-    role: Role,
-    expected: Option<Expected>,
-    intake: &mut Intake,
-) -> Result<Layer, LayerError> {
-    let mut stream = LayerStream::new(blob, intake.bytes_left()).map_err(LayerError::Damaged)?;
-    let in_place = stream.is_uncompressed().then(|| blob.clone());
-    let layer = Reader::new(role, in_place, intake).read_all(&mut stream).and_then(|layer| {
-        let archive = stream.finish_archive().map_err(|e| damaged(e, intake))?;
-        Ok((layer, archive))
-    });
-    // First of all, since a wrong digest explains whatever else is wrong.
-    let found = stream.finish_blob().map_err(LayerError::Damaged)?;
-    if let Some(expected) = expected.and_then(|e| e.blob).filter(|e| *e != found) {
-        return Err(OciError::BlobDigest { expected, found }.into());
-    }
-    let (layer, (unpacked, bytes)) = layer?;
-    intake.take_bytes(bytes)?;
-    match expected {
-        Some(Expected { diff_id, .. }) if diff_id != unpacked => {
-            Err(LayerError::DiffId { expected: diff_id, found: unpacked })
-        }
-        _ => Ok(layer),
-    }
-}
-
-fn damaged(error: io::Error, intake: &Intake) -> LayerError {
-    if LimitReached::is(&error) { intake.too_large() } else { LayerError::Damaged(error) }
+/// Reads an archive that was unpacked. Files' bytes stay where they are in it.
+pub(crate) fn read(archive: &Content, role: Role, intake: &mut Intake) -> Result<Layer, LayerError> {
+    let mut entries = tar::Archive::new(archive.open().map_err(LayerError::Damaged)?);
+    let mut reader = Reader::new(role, archive, intake);
+    let least = reader.read_entries(entries.entries_with_seek())?;
+    reader.finish(least)
 }
 
 struct Reader<'a> {
     role: Role,
-    /// The archive itself, if files' bytes can stay in it.
-    in_place: Option<Content>,
+    archive: &'a Content,
     intake: &'a mut Intake,
     layer: Layer,
     /// What global PAX headers said.
@@ -138,10 +64,10 @@ struct Extensions {
 }
 
 impl<'a> Reader<'a> {
-    fn new(role: Role, in_place: Option<Content>, intake: &'a mut Intake) -> Self {
+    fn new(role: Role, archive: &'a Content, intake: &'a mut Intake) -> Self {
         Self {
             role,
-            in_place,
+            archive,
             intake,
             layer: Layer::default(),
             global: Pax::default(),
@@ -149,16 +75,11 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn read_all(mut self, stream: &mut LayerStream) -> Result<Layer, LayerError> {
-        let least = self.read_entries(tar::Archive::new(&mut *stream).entries())?;
-        self.finish(least, stream.count())
-    }
-
     /// Takes all entries. Gives the length that the archive must have at least.
     fn read_entries<R: Read>(&mut self, entries: io::Result<tar::Entries<'_, R>>) -> Result<u64, LayerError> {
         let mut end = 0;
-        for entry in entries.map_err(|e| damaged(e, self.intake))?.raw(true) {
-            let mut entry = entry.map_err(|e| damaged(e, self.intake))?;
+        for entry in entries.map_err(LayerError::Damaged)?.raw(true) {
+            let mut entry = entry.map_err(LayerError::Damaged)?;
             end = entry.raw_file_position().saturating_add(entry.size());
             self.take(&mut entry)?;
         }
@@ -170,8 +91,8 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn finish(self, least: u64, found: u64) -> Result<Layer, LayerError> {
-        if found < least { Err(LayerError::Truncated) } else { Ok(self.layer) }
+    fn finish(self, least: u64) -> Result<Layer, LayerError> {
+        if self.archive.len() < least { Err(LayerError::Truncated) } else { Ok(self.layer) }
     }
 
     /// Takes one header and what belongs to it.
@@ -201,7 +122,7 @@ impl<'a> Reader<'a> {
             return Err(LayerError::ExtensionTooLong { found: len });
         }
         let mut bytes = Vec::new();
-        entry.read_to_end(&mut bytes).map_err(|e| damaged(e, self.intake))?;
+        entry.read_to_end(&mut bytes).map_err(LayerError::Damaged)?;
         if bytes.len() as u64 != len {
             return Err(LayerError::Damaged(io::ErrorKind::UnexpectedEof.into()));
         }
@@ -258,7 +179,9 @@ impl<'a> Reader<'a> {
         }
         let kind = match header.entry_type() {
             EntryType::Regular | EntryType::Continuous if found.is_directory_name => Kind::Directory,
-            EntryType::Regular | EntryType::Continuous => Kind::File(self.content(entry, len)?),
+            EntryType::Regular | EntryType::Continuous => {
+                Kind::File(self.archive.part(entry.raw_file_position(), len))
+            }
             EntryType::Directory => Kind::Directory,
             EntryType::Symlink => Kind::Symlink(found.symlink_target().map_err(at)?),
             EntryType::Link => {
@@ -275,17 +198,6 @@ impl<'a> Reader<'a> {
         self.note_attributes(&found);
         self.layer.entries.push((found.path, NewEntry::Inode(inode)));
         Ok(())
-    }
-
-    /// Where a regular file's bytes are, or will be.
-    fn content<R: Read>(&mut self, entry: &mut tar::Entry<'_, R>, len: u64) -> Result<Content, LayerError> {
-        if let Some(archive) = &self.in_place {
-            return Ok(archive.part(entry.raw_file_position(), len));
-        }
-        self.intake.spool.store(entry, len).map_err(|e| match e {
-            StoreError::Read(e) => damaged(e, self.intake),
-            StoreError::Write(e) => LayerError::Spool(e),
-        })
     }
 
     fn leave_out_device(&mut self, path: &EntryPath, kind: &'static str) -> Result<(), LayerError> {

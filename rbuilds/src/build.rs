@@ -17,6 +17,7 @@ use crate::{
     error::WriteError,
     format,
     intake::Intake,
+    layer_cache::LayerCache,
     memory::{FRAMEWORK_ENTRIES, Held, memory_needed},
     notes::Notes,
     output::{Output, directory_of},
@@ -184,7 +185,8 @@ fn build_and<D>(
     let cmdline = format::cmdline(&input.kernel, format);
     let mut output = Output::create(input.output).map_err(unwritable)?;
     let mut boot = BootInputs::open(input)?;
-    let mut intake = Intake::new(input.limits, directory_of(input.output)).map_err(unwritable)?;
+    let layer_cache = LayerCache::open(&input.registry);
+    let mut intake = Intake::new(input.limits, directory_of(input.output), layer_cache.clone());
     let application = take_in(&input.manifest.image, input.base_dir, &input.registry, &mut intake, progress)?;
     let measured = input.manifest.resolve(&application.config)?;
     let manifest = measured.to_canonical_json();
@@ -221,6 +223,8 @@ fn build_and<D>(
     };
     let documents = document(&made).map_err(unwritable)?;
     output.commit().map_err(unwritable)?;
+    // What cannot be cleaned now is cleaned by the next build.
+    let _ = layer_cache.map(|cache| cache.evict());
     Ok((report, documents))
 }
 

@@ -81,6 +81,9 @@ pub(crate) struct VerifyArgs {
     /// The container image, as an archive, in place of what the manifest names: a Dockerfile's result, say.
     #[arg(long, value_name = "FILE")]
     pub(crate) archive: Option<PathBuf>,
+    /// Ask no registry: take images from the cache, or fail and say what is missing.
+    #[arg(long)]
+    pub(crate) offline: bool,
     /// Keep the rebuilt image here.
     #[arg(long, value_name = "FILE")]
     pub(crate) keep: Option<PathBuf>,

@@ -1,19 +1,16 @@
 //! The bytes of files, left on disk until a ramdisk is written.
 //!
-//! A compressed layer's files are copied into a [`Spool`], one temporary file without a name. Files of an uncompressed
-//! archive are a slice of that archive, and files of a directory stay where they are.
+//! Files of an archive are a slice of that archive, once it is unpacked, and files of a directory stay where they are.
 
 use std::{
     fs::{File, OpenOptions},
-    io::{self, Read, Seek, SeekFrom, Write},
+    io::{self, Read, Seek, SeekFrom},
     os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use rustix::fs::OFlags;
-
-const COPY_BYTES: usize = 128 << 10;
 
 /// Where a file's bytes are.
 #[derive(Clone, Debug)]
@@ -155,74 +152,17 @@ impl Seek for ContentReader {
     }
 }
 
-/// A temporary file that takes up what compressed layers hold. It has no name, so it is gone with the process.
-#[derive(Debug)]
-pub(crate) struct Spool {
-    file: Arc<File>,
-    end: u64,
-}
-
-impl Spool {
-    /// Makes the file in the file system of `dir`.
-    pub(crate) fn in_dir(dir: &Path) -> io::Result<Self> {
-        Ok(Self { file: Arc::new(tempfile::tempfile_in(dir)?), end: 0 })
-    }
-
-    /// Takes exactly `len` bytes from `reader`.
-    ///
-    /// # Errors
-    /// [`StoreError`] says which side failed.
-    pub(crate) fn store(&mut self, reader: &mut impl Read, len: u64) -> Result<Content, StoreError> {
-        let content = Content::slice(Arc::clone(&self.file), self.end, len);
-        let mut buf = vec![0; COPY_BYTES.min(usize::try_from(len).unwrap_or(COPY_BYTES))];
-        let mut left = len;
-        while left > 0 {
-            let want = buf.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            let n = match reader.read(&mut buf[..want]) {
-                Ok(0) => return Err(StoreError::Read(io::ErrorKind::UnexpectedEof.into())),
-                Ok(n) => n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) => return Err(StoreError::Read(e)),
-            };
-            (&*self.file).write_all(&buf[..n]).map_err(StoreError::Write)?;
-            left -= n as u64;
-        }
-        self.end += len;
-        Ok(content)
-    }
-}
-
-/// Why bytes could not be spooled.
-#[derive(Debug)]
-pub(crate) enum StoreError {
-    /// The archive gave out or is broken.
-    Read(io::Error),
-    /// The temporary file could not take them.
-    Write(io::Error),
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     #[test]
-    fn a_spool_gives_back_each_file() {
-        let mut spool = Spool::in_dir(&std::env::temp_dir()).unwrap();
-        let files: Vec<Vec<u8>> = [0, 1, COPY_BYTES + 1].map(|len| vec![7; len]).to_vec();
-        let stored: Vec<_> =
-            files.iter().map(|f| spool.store(&mut f.as_slice(), f.len() as u64).unwrap()).collect();
-        for (file, content) in files.iter().zip(stored) {
-            let mut back = Vec::new();
-            content.open().unwrap().read_to_end(&mut back).unwrap();
-            assert_eq!(&back, file);
-        }
-    }
-
-    #[test]
     fn a_part_is_read_from_where_it_begins_and_no_further() {
-        let mut spool = Spool::in_dir(&std::env::temp_dir()).unwrap();
-        spool.store(&mut &b"before"[..], 6).unwrap();
-        let whole = spool.store(&mut &b"0123456789"[..], 10).unwrap();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"before0123456789").unwrap();
+        let whole = Content::slice(Arc::new(file), 6, 10);
         let read = |content: &Content, from: SeekFrom| {
             let mut reader = content.open().unwrap();
             reader.seek(from).unwrap();
@@ -236,13 +176,6 @@ mod tests {
         assert_eq!(read(&whole, SeekFrom::Start(99)), "");
         assert!(whole.open().unwrap().seek(SeekFrom::Current(-1)).is_err());
         assert!(whole.part(8, 3).open().unwrap().read_to_end(&mut Vec::new()).is_err());
-    }
-
-    #[test]
-    fn a_short_source_is_an_error() {
-        let mut spool = Spool::in_dir(&std::env::temp_dir()).unwrap();
-        let result = spool.store(&mut &b"abc"[..], 4);
-        assert!(matches!(result, Err(StoreError::Read(e)) if e.kind() == io::ErrorKind::UnexpectedEof));
     }
 
     #[test]

@@ -80,29 +80,15 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// Hashes and counts the bytes read through it.
+/// Hashes the bytes read through it.
 pub(crate) struct HashingReader<R> {
     inner: R,
     context: digest::Context,
-    count: u64,
 }
 
 impl<R: Read> HashingReader<R> {
     pub(crate) fn new(inner: R) -> Self {
-        Self { inner, context: digest::Context::new(&digest::SHA256), count: 0 }
-    }
-
-    /// Bytes read so far.
-    pub(crate) fn count(&self) -> u64 {
-        self.count
-    }
-
-    pub(crate) fn inner(&self) -> &R {
-        &self.inner
-    }
-
-    pub(crate) fn into_inner(self) -> R {
-        self.inner
+        Self { inner, context: digest::Context::new(&digest::SHA256) }
     }
 
     /// The digest of the bytes read so far.
@@ -115,7 +101,6 @@ impl<R: Read> Read for HashingReader<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(buf)?;
         self.context.update(&buf[..n]);
-        self.count += n as u64;
         Ok(n)
     }
 }

@@ -9,7 +9,7 @@ use std::{
     thread,
 };
 
-use aws_lc_rs::digest::{self, Algorithm, Context, SHA256, SHA384};
+use aws_lc_rs::digest::{Context, SHA256};
 
 use crate::{
     BuildReport, Digest, Error, Note, NoteKind,
@@ -102,13 +102,17 @@ pub(crate) struct Made<'a> {
 /// # Errors
 /// When the image cannot be read back.
 pub(crate) fn describe(made: &Made<'_>) -> io::Result<Documents> {
-    let image = ImageDigests::of(made.image)?;
-    let inventory = Inventory::of(&made.application.tree);
-    let framework = Framework { report: made.report, image, kernel_version: made.kernel_version };
+    // The image is read once more while the application's files are looked through.
+    let (image, inventory) = thread::scope(|scope| {
+        let image = scope.spawn(|| image_digest(made.image));
+        let inventory = Inventory::of(&made.application.tree);
+        (image.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), inventory)
+    });
+    let framework = Framework { report: made.report, kernel_version: made.kernel_version };
     let sbom = render(&inventory, &framework);
     let provenance = statement(&Facts {
         report: made.report,
-        image,
+        image: image?,
         manifest: made.manifest,
         layers: &made.application.layers,
         sbom: Digest::of(sbom.as_bytes()),
@@ -130,35 +134,14 @@ fn notes(inventory: &Inventory) -> Vec<Note> {
     }]
 }
 
-/// Digests of an image file, in the two kinds that statements name files by.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct ImageDigests {
-    pub(crate) sha256: Digest,
-    pub(crate) sha384: [u8; 48],
-}
-
-impl ImageDigests {
-    /// Reads the file from its beginning, once for each digest, both at the same time.
-    fn of(file: &File) -> io::Result<Self> {
-        thread::scope(|scope| {
-            let sha256 = scope.spawn(|| hash(&SHA256, file));
-            let sha384 = hash(&SHA384, file)?;
-            let sha256 = sha256.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-            Ok(Self {
-                sha256: Digest::from_output(&sha256),
-                sha384: sha384.as_ref().try_into().expect("a SHA-384 digest has 48 bytes"),
-            })
-        })
-    }
-}
-
-fn hash(algorithm: &'static Algorithm, file: &File) -> io::Result<digest::Digest> {
-    let mut context = Context::new(algorithm);
+/// The digest of an image file from its beginning. Reading where the file stands is left to others.
+pub(crate) fn image_digest(file: &File) -> io::Result<Digest> {
+    let mut context = Context::new(&SHA256);
     let mut buffer = vec![0; HASH_BYTES];
     let mut position = 0;
     loop {
         match file.read_at(&mut buffer, position) {
-            Ok(0) => return Ok(context.finish()),
+            Ok(0) => return Ok(Digest::from_output(&context.finish())),
             Ok(n) => {
                 context.update(&buffer[..n]);
                 position += n as u64;

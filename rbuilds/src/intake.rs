@@ -1,11 +1,14 @@
-//! What is shared while an input is taken in: the limits used up so far, the spool and the notes.
+//! What is shared while an input is taken in: the limits used up so far, where unpacked archives go, and the notes.
 
-use std::{io, path::Path};
+use std::{
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use crate::{
     Limits,
-    content::Spool,
     error::LayerError,
+    layer_cache::LayerCache,
     notes::{NoteKind, Notes},
     path::EntryPath,
 };
@@ -13,44 +16,71 @@ use crate::{
 /// One per input, through all its layers.
 #[derive(Debug)]
 pub(crate) struct Intake {
-    pub(crate) spool: Spool,
+    pub(crate) room: Room,
+    /// Archives are unpacked into nameless temporary files in the file system of this folder.
+    pub(crate) folder: PathBuf,
+    /// Unpacked layers of other builds.
+    pub(crate) layer_cache: Option<LayerCache>,
     limits: Limits,
-    unpacked_bytes: u64,
     entries: u64,
     name_bytes: u64,
     notes: Notes,
 }
 
+/// How many bytes may still be unpacked. Layers that are unpacked at the same time share it.
+#[derive(Debug)]
+pub(crate) struct Room {
+    left: AtomicU64,
+    limit: u64,
+}
+
+impl Room {
+    pub(crate) fn new(bytes: u64) -> Self {
+        Self { left: AtomicU64::new(bytes), limit: bytes }
+    }
+
+    /// What there was at the beginning, in bytes.
+    pub(crate) fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// Takes this much. False, and nothing is taken, if there is less.
+    pub(crate) fn take(&self, bytes: u64) -> bool {
+        self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes)).is_ok()
+    }
+
+    /// Gives back what was taken for nothing.
+    pub(crate) fn give_back(&self, bytes: u64) {
+        self.left.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
 impl Intake {
-    /// Unpacked files go into a nameless temporary file in the file system of `spool_dir`.
-    pub(crate) fn new(limits: Limits, spool_dir: &Path) -> io::Result<Self> {
-        Ok(Self {
-            spool: Spool::in_dir(spool_dir)?,
+    pub(crate) fn new(limits: Limits, folder: &Path, layer_cache: Option<LayerCache>) -> Self {
+        Self {
+            room: Room::new(limits.unpacked_bytes),
+            folder: folder.to_owned(),
+            layer_cache,
             limits,
-            unpacked_bytes: 0,
             entries: 0,
             name_bytes: 0,
             notes: Notes::default(),
-        })
+        }
     }
 
-    /// How many more bytes may be unpacked.
-    pub(crate) fn bytes_left(&self) -> u64 {
-        self.limits.unpacked_bytes - self.unpacked_bytes
+    /// Room for something that counts again when it is read as a layer.
+    pub(crate) fn room_of_its_own(&self) -> Room {
+        Room::new(self.limits.unpacked_bytes)
     }
 
     /// Counts unpacked bytes.
     pub(crate) fn take_bytes(&mut self, bytes: u64) -> Result<(), LayerError> {
-        if bytes > self.bytes_left() {
-            return Err(self.too_large());
-        }
-        self.unpacked_bytes += bytes;
-        Ok(())
+        if self.room.take(bytes) { Ok(()) } else { Err(self.too_large()) }
     }
 
     /// The refusal of an input that unpacks to too much.
     pub(crate) fn too_large(&self) -> LayerError {
-        LayerError::UnpackedTooLarge { limit: self.limits.unpacked_bytes }
+        LayerError::UnpackedTooLarge { limit: self.room.limit() }
     }
 
     /// Counts one entry with this many bytes of names.

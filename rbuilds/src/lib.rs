@@ -16,6 +16,7 @@ mod archive;
 mod build;
 mod compare;
 mod content;
+mod dialogue;
 mod diff;
 mod digest;
 mod documents;
@@ -25,6 +26,8 @@ mod image;
 mod inspect;
 mod intake;
 mod json_changes;
+mod layer_cache;
+mod layers;
 mod limits;
 mod listing;
 mod memory;
@@ -49,6 +52,7 @@ mod stream;
 mod time;
 mod tree;
 mod unpack;
+mod unpacked;
 mod verify;
 mod zstd;
 
@@ -74,8 +78,8 @@ pub use project::{Project, ProjectError, source_date_epoch};
 pub use registry::{Answer, DocumentError, Network, RegistryError, RegistryOptions};
 pub use report::{BuildReport, PcrValue, PcrValueError, REPORT_VERSION, reference_values_path, registers};
 pub use signing::{
-    HookError, KeySource, MeasuredImage, SignError, SignInput, SignatureCheck, SignatureRefusal, SignedImage,
-    Trust, certificates, check_signature, measure, sign, signer,
+    Curve, HookError, KeySource, MeasuredImage, SignError, SignInput, SignatureCheck, SignatureRefusal,
+    SignedImage, Trust, certificates, check_signature, measure, sign, signer,
 };
 pub use unpack::{MANIFEST_PATH, Ownership, measured_manifest, unpack_ramdisks};
 pub use verify::{OtherInput, Verification, verify};

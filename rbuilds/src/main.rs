@@ -14,7 +14,10 @@ use std::{
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use rbuilds::{BuildInput, InspectOptions, Limits, Project, ProjectError, Step, Verification, diff, inspect};
+use rbuilds::{
+    BuildInput, InspectOptions, Limits, Network, Project, ProjectError, RegistryOptions, Step, Verification,
+    diff, inspect,
+};
 use serde::Serialize;
 
 use crate::cli::{Cli, Command, VerifyArgs};
@@ -68,6 +71,7 @@ fn rebuild(args: &VerifyArgs) -> Result<Verification> {
     }
     let folder = tempfile::tempdir().context("cannot make a temporary folder: set TMPDIR")?;
     let output = args.keep.clone().unwrap_or_else(|| folder.path().join("rebuilt.eif"));
+    let network = if args.offline { Network::Offline } else { Network::Missing };
     let input = BuildInput {
         manifest: &project.manifest,
         base_dir: &project.base_dir,
@@ -75,7 +79,7 @@ fn rebuild(args: &VerifyArgs) -> Result<Verification> {
         kernel: project.kernel(args.kernel.clone())?,
         output: &output,
         limits: Limits::default(),
-        registry: rbuilds::RegistryOptions::default(),
+        registry: RegistryOptions { network, ..RegistryOptions::default() },
         build_time: rbuilds::source_date_epoch()?,
         signer: None,
     };

@@ -56,16 +56,20 @@ impl Output {
 
     /// Brings the file to the disk and puts it in the place of whatever had its name.
     pub(crate) fn commit(mut self) -> io::Result<()> {
-        let file = self.file();
-        file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(MODE))?;
-        file.sync_all()?;
+        self.file().sync_all()?;
+        let target = self.target.clone();
+        self.publish()?;
+        File::open(directory_of(&target))?.sync_all()
+    }
+
+    /// Puts the file in the place of whatever had its name, without waiting for the disk: after a crash of the machine
+    /// it may be there in part.
+    pub(crate) fn publish(mut self) -> io::Result<()> {
+        self.file().set_permissions(std::os::unix::fs::PermissionsExt::from_mode(MODE))?;
         match self.draft {
-            Draft::Nameless(file) => link(&file, &self.target)?,
-            Draft::Named(file) => {
-                file.persist(&self.target).map_err(|e| e.error)?;
-            }
+            Draft::Nameless(file) => link(&file, &self.target),
+            Draft::Named(file) => file.persist(&self.target).map(drop).map_err(|e| e.error),
         }
-        File::open(directory_of(&self.target))?.sync_all()
     }
 }
 

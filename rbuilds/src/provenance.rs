@@ -3,9 +3,11 @@
 //! The statement is not signed: who signs it says with that who built, and no key belongs in a build. It holds no time,
 //! host, user or path.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 
-use crate::{BuildReport, Digest, documents::ImageDigests};
+use crate::{BuildReport, Digest, PcrValue};
 
 /// Names the kind of build and the meaning of its parameters. `docs/spec/provenance.md` defines it.
 pub(crate) const BUILD_TYPE: &str = "urn:glasshouse:build:1";
@@ -17,7 +19,7 @@ pub(crate) const BUILDER: &str = "urn:glasshouse:builder:local";
 #[derive(Debug)]
 pub(crate) struct Facts<'a> {
     pub(crate) report: &'a BuildReport,
-    pub(crate) image: ImageDigests,
+    pub(crate) image: Digest,
     /// The measured manifest, canonical JSON.
     pub(crate) manifest: &'a [u8],
     /// Of the layers, the lowest first; none if the input was no container image.
@@ -44,17 +46,40 @@ pub(crate) fn statement(facts: &Facts<'_>) -> String {
             },
         },
     });
-    serde_json::to_string_pretty(&statement).expect("a JSON value always serialises") + "\n"
+    text(&statement)
+}
+
+/// The statement on the same image once it is signed: another file, and another register. `None` if `statement` is on
+/// another image, or none.
+pub(crate) fn of_signed(statement: &[u8], image: &Digest, pcrs: &BTreeMap<u8, PcrValue>) -> Option<String> {
+    let mut statement: Value = serde_json::from_slice(statement).ok()?;
+    let subject = statement.get_mut("subject")?.get_mut(0)?;
+    let recorded = subject.get("annotations")?;
+    let is_same =
+        |index: &u8| Some(recorded.get(format!("pcr{index}"))?.as_str()? == pcrs.get(index)?.to_string());
+    if ![0, 1, 2].iter().all(|index| is_same(index) == Some(true)) {
+        return None;
+    }
+    *subject.get_mut("digest")? = json!({ "sha256": image.to_hex() });
+    *subject.get_mut("annotations")? = annotations(pcrs);
+    Some(text(&statement))
+}
+
+fn text(statement: &Value) -> String {
+    serde_json::to_string_pretty(statement).expect("a JSON value always serialises") + "\n"
 }
 
 fn subject(facts: &Facts<'_>) -> Value {
-    let pcrs =
-        facts.report.pcrs.iter().map(|(index, value)| (format!("pcr{index}"), value.to_string().into()));
     json!({
         "name": format!("{}.eif", facts.report.name),
-        "digest": { "sha256": facts.image.sha256.to_hex(), "sha384": hex::encode(facts.image.sha384) },
-        "annotations": Map::from_iter(pcrs),
+        "digest": { "sha256": facts.image.to_hex() },
+        "annotations": annotations(&facts.report.pcrs),
     })
+}
+
+fn annotations(pcrs: &BTreeMap<u8, PcrValue>) -> Value {
+    let named = pcrs.iter().map(|(index, value)| (format!("pcr{index}"), value.to_string().into()));
+    Map::from_iter(named).into()
 }
 
 fn external_parameters(facts: &Facts<'_>) -> Value {

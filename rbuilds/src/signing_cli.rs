@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use clap::Args;
-use rbuilds::{KeySource, SignError, SignInput, SignatureCheck, Trust};
+use rbuilds::{Curve, KeySource, SignError, SignInput, SignatureCheck, Trust};
 use x509_cert::der::DateTime;
 
 use crate::print;
@@ -23,9 +23,12 @@ const USAGE: u8 = 2;
 pub(crate) struct MeasureArgs {
     /// The enclave image, made by Glasshouse or any other tool.
     image: PathBuf,
-    /// Write the bytes that a signer elsewhere has to sign (ECDSA on P-384 with SHA-384) to this file.
+    /// Write the bytes that a signer elsewhere has to sign to this file.
     #[arg(long, value_name = "FILE")]
     to_sign: Option<PathBuf>,
+    /// The curve of that signer's key. ECDSA hashes the bytes with SHA-256, SHA-384 or SHA-512.
+    #[arg(long, value_name = "CURVE", default_value = "P-384", value_parser = curve, requires = "to_sign")]
+    curve: Curve,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -36,10 +39,10 @@ pub(crate) struct MeasureArgs {
 pub(crate) struct SignArgs {
     /// The enclave image, made by Glasshouse or any other tool.
     image: PathBuf,
-    /// The private key: P-384, PEM (PKCS#8 or SEC 1), not encrypted.
+    /// The private key: P-384, P-256 or P-521, PEM (PKCS#8 or SEC 1), not encrypted.
     #[arg(long, value_name = "FILE", group = "signing")]
     key: Option<PathBuf>,
-    /// Have this command sign. It gets the bytes to sign on stdin (ECDSA on P-384 with SHA-384) and prints the signature,
+    /// Have this command sign. It gets the bytes to sign on stdin (ECDSA with the hash of the key's curve) and prints the signature,
     /// DER or r and s; run by sh.
     #[arg(long, value_name = "CMD", group = "signing")]
     command: Option<String>,
@@ -86,7 +89,7 @@ pub(crate) struct VerifySignatureArgs {
 pub(crate) fn measure(args: &MeasureArgs) -> Result<ExitCode> {
     let measured = rbuilds::measure(&args.image)?;
     if let Some(path) = &args.to_sign {
-        measured.write_bytes_to_sign(path)?;
+        measured.write_bytes_to_sign(args.curve, path)?;
     }
     print(&measured, args.json)?;
     Ok(ExitCode::SUCCESS)
@@ -146,6 +149,11 @@ fn mistakes_apart<T>(
         }
         Err(error) => Err(error.into()),
     }
+}
+
+fn curve(text: &str) -> Result<Curve, String> {
+    let found = Curve::ALL.into_iter().find(|curve| curve.to_string() == text);
+    found.ok_or_else(|| format!("expected one of {}", Curve::ALL.map(|curve| curve.to_string()).join(", ")))
 }
 
 fn now() -> Result<u64> {

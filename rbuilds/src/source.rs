@@ -6,14 +6,15 @@ use manifest::{ImageConfig, ImageReference, ImageSource};
 
 use crate::{
     Digest, Error, Progress, RegistryOptions, Step,
-    archive::{read_container, read_layer, read_rootfs},
+    archive::{Role, read},
     content::Content,
-    error::LayerError,
     intake::Intake,
+    layers::unpack_layers,
     oci::{Files, Image, image_in_archive, image_in_layout, image_of_manifest},
     registry::{RegistryError, pull},
     rootfs::read_directory,
     tree::Tree,
+    unpacked::unpack,
 };
 
 /// An input taken in whole.
@@ -70,7 +71,12 @@ fn take_in_archive(
     progress(Step::Archive { path });
     let at_archive = |source| Error::Archive { path: path.to_owned(), source };
     let archive = open(path)?;
-    let files = read_container(&archive, intake).and_then(Files::of_archive).map_err(at_archive)?;
+    let container = unpack(&archive, &intake.room_of_its_own(), || tempfile::tempfile_in(&intake.folder));
+    let files = container
+        .map_err(|failure| failure.error)
+        .and_then(|unpacked| read(&unpacked.archive, Role::Container, intake))
+        .and_then(Files::of_archive)
+        .map_err(at_archive)?;
     let image = image_in_archive(&files, tag).map_err(|source| at_archive(source.into()))?;
     take_in_layers(&files, image, intake, progress)
 }
@@ -102,17 +108,14 @@ fn take_in_layers(
     progress: Progress<'_>,
 ) -> Result<Application, Error> {
     let mut tree = Tree::new();
-    let of = image.layers.len();
-    for (number, layer) in (1..).zip(&image.layers) {
-        progress(Step::Layer { number, of, bytes: layer.bytes });
-        layer
-            .open(files)
-            .map_err(LayerError::from)
-            .and_then(|blob| read_layer(&blob, layer.expected, intake))
+    let archives = unpack_layers(&image, files, intake, progress)?;
+    let layers: Vec<Digest> = image.layers.iter().map(|layer| layer.expected.name()).collect();
+    let of = layers.len();
+    for (number, (archive, digest)) in (1..).zip(archives.iter().zip(&layers)) {
+        read(archive, Role::Layer, intake)
             .and_then(|changes| tree.apply(changes))
-            .map_err(|source| Error::Layer { number, of, digest: layer.expected.name(), source })?;
+            .map_err(|source| Error::Layer { number, of, digest: *digest, source })?;
     }
-    let layers = image.layers.iter().map(|layer| layer.expected.name()).collect();
     Ok(Application { tree, config: image.config.image_config(), image_manifest: image.manifest, layers })
 }
 
@@ -124,7 +127,11 @@ fn take_in_rootfs(path: &Path, intake: &mut Intake, progress: Progress<'_>) -> R
         read_directory(path, intake).map_err(in_rootfs)?
     } else {
         let mut tree = Tree::new();
-        read_rootfs(&open(path)?, intake).and_then(|layer| tree.apply(layer)).map_err(in_rootfs)?;
+        unpack(&open(path)?, &intake.room, || tempfile::tempfile_in(&intake.folder))
+            .map_err(|failure| failure.error)
+            .and_then(|unpacked| read(&unpacked.archive, Role::Rootfs, intake))
+            .and_then(|layer| tree.apply(layer))
+            .map_err(in_rootfs)?;
         tree
     };
     Ok(Application { tree, config: ImageConfig::default(), image_manifest: None, layers: Vec::new() })

@@ -8,7 +8,8 @@ use std::{fmt, fs, path::Path};
 use serde::Serialize;
 
 use crate::{
-    BuildInput, BuildReport, Diff, Digest, Error, Limits, Progress, build, diff, reference_values_path,
+    BuildInput, BuildReport, Diff, Digest, Error, Limits, Progress, RegistryOptions, build, diff,
+    reference_values_path,
 };
 
 /// The register of the certificate that an image is signed with.
@@ -42,12 +43,14 @@ impl Verification {
 }
 
 /// Builds `input` and compares the result with `image`. `input.output` is where the rebuilt image goes; it stays there.
+/// The lock file stays as it is, whatever tags name by now.
 ///
 /// # Errors
 /// As [`build`] and [`diff`]. Reference values beside the image that are malformed are an error too.
 pub fn verify(image: &Path, input: &BuildInput<'_>, progress: Progress<'_>) -> Result<Verification, Error> {
     let recorded = recorded(image)?;
-    let report = build(input, progress)?;
+    let registry = RegistryOptions { record_tags: false, ..input.registry.clone() };
+    let report = build(&BuildInput { registry, ..input.clone() }, progress)?;
     let other_inputs = recorded.map(|recorded| other_inputs(&recorded, &report));
     Ok(Verification { diff: diff(image, input.output, &Limits::default())?, other_inputs })
 }

@@ -6,19 +6,20 @@
 mod support;
 
 use std::{
-    collections::BTreeMap,
     fs,
-    io::{BufRead, BufReader, Write},
     net::{TcpListener, TcpStream},
     path::Path,
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex},
     thread,
     time::Duration,
 };
 
 use rbuilds::{Digest, Error, Network, RegistryError};
-use support::{Compression, LayoutDir, MANIFEST, Tar, Workshop, chain, simple_layout};
+use support::{
+    Compression, LayoutDir, Tar, Workshop, chain,
+    server::{Answer, Request, Server, answer, serve},
+    simple_layout,
+};
 
 fn workshop(network: Network) -> Workshop {
     let mut workshop = Workshop::new();
@@ -188,6 +189,29 @@ fn what_is_locked_and_in_the_cache_needs_no_registry() {
     }
 }
 
+/// Whoever checks an image must not change the folder it was built from: the lock file once got the tag's new digest.
+#[test]
+fn verifying_writes_no_lock_file_and_offline_asks_nobody() {
+    let Some(registry) = Registry::start(false) else { return };
+    let mut workshop = workshop(Network::Missing);
+    let name = image(&format!("{}/web:1", registry.host));
+    registry.push(&layout(&workshop, "one", Compression::Gzip).root, "web:1");
+    workshop.build(&name).unwrap().write_beside(&workshop.output()).unwrap();
+    let lock = workshop.path("glasshouse.lock");
+    let locked = fs::read(&lock).unwrap();
+    registry.push(&layout(&workshop, "two", Compression::Gzip).root, "web:1");
+    workshop.registry.network = Network::Update;
+    assert!(!workshop.verify(&name).unwrap().reproduced());
+    assert_eq!(fs::read(&lock).unwrap(), locked);
+    drop(registry);
+    workshop.registry.network = Network::Offline;
+    assert!(workshop.verify(&name).unwrap().diff.identical);
+    fs::remove_file(&lock).unwrap();
+    let error = workshop.verify(&name).unwrap_err();
+    assert!(matches!(why(&error), RegistryError::Offline { .. }), "{}", chain(&error));
+    assert!(!lock.exists());
+}
+
 #[test]
 fn a_password_from_the_container_engines_file_is_used() {
     let Some(registry) = Registry::start(true) else { return };
@@ -200,102 +224,6 @@ fn a_password_from_the_container_engines_file_is_used() {
     write_credentials(&workshop, &registry.host);
     workshop.build(&name).unwrap();
     assert_eq!(mark(&workshop), "one");
-}
-
-/// A request: its path and its headers, names in lower case.
-#[derive(Clone, Debug)]
-struct Request {
-    path: String,
-    headers: BTreeMap<String, String>,
-}
-
-impl Request {
-    fn authorization(&self) -> Option<&str> {
-        self.headers.get("authorization").map(String::as_str)
-    }
-
-    fn from(&self) -> usize {
-        let range = self.headers.get("range").and_then(|r| r.strip_prefix("bytes=")?.strip_suffix('-'));
-        range.map_or(0, |from| from.parse().unwrap())
-    }
-}
-
-/// What the server sends: everything, and then the connection ends.
-type Answer = Vec<u8>;
-
-fn answer(status: &str, headers: &str, body: &[u8]) -> Answer {
-    let head =
-        format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n{headers}\r\n", body.len());
-    [head.as_bytes(), body].concat()
-}
-
-/// A registry that serves a layout's blobs, unless its handler has something else to say.
-struct Server {
-    host: String,
-    requests: Arc<Mutex<Vec<Request>>>,
-}
-
-impl Server {
-    /// The handler is given the request and how many were made for the same path before.
-    fn start(
-        layout: &LayoutDir,
-        handler: impl Fn(&Request, usize) -> Option<Answer> + Send + 'static,
-    ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let host = listener.local_addr().unwrap().to_string();
-        let requests = Arc::new(Mutex::new(Vec::new()));
-        let seen = Arc::clone(&requests);
-        let manifest = layout.index[0]["digest"].as_str().unwrap().to_owned();
-        let blobs = layout.root.join("blobs/sha256");
-        // Ends with the test program.
-        thread::spawn(move || {
-            for stream in listener.incoming() {
-                let mut stream = stream.unwrap();
-                let Some(request) = read_request(&stream) else { continue };
-                let mut requests: std::sync::MutexGuard<'_, Vec<Request>> = seen.lock().unwrap();
-                let before = requests.iter().filter(|other| other.path == request.path).count();
-                requests.push(request.clone());
-                drop(requests);
-                let answer = handler(&request, before).unwrap_or_else(|| serve(&blobs, &manifest, &request));
-                // A client that had enough goes away.
-                let _ = stream.write_all(&answer);
-            }
-        });
-        Self { host, requests }
-    }
-
-    fn image(&self) -> String {
-        image(&format!("{}/web:1", self.host))
-    }
-
-    fn requests(&self, part: &str) -> Vec<Request> {
-        self.requests.lock().unwrap().iter().filter(|r| r.path.contains(part)).cloned().collect()
-    }
-}
-
-fn read_request(stream: &TcpStream) -> Option<Request> {
-    let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
-    let path = lines.next()?.split(' ').nth(1)?.to_owned();
-    let headers = lines.take_while(|line| !line.is_empty()).filter_map(|line| {
-        let (name, value) = line.split_once(": ")?;
-        Some((name.to_ascii_lowercase(), value.to_owned()))
-    });
-    Some(Request { headers: headers.collect(), path })
-}
-
-fn serve(blobs: &Path, manifest: &str, request: &Request) -> Answer {
-    let name = request.path.rsplit('/').next().unwrap();
-    let name = if name == "1" { manifest } else { name };
-    let Ok(bytes) = fs::read(blobs.join(name.trim_start_matches("sha256:"))) else {
-        return answer("404 Not Found", "", b"");
-    };
-    match request.from() {
-        0 => answer("200 OK", &format!("content-type: {MANIFEST}\r\n"), &bytes),
-        from => {
-            let range = format!("content-range: bytes {from}-{}/{}\r\n", bytes.len() - 1, bytes.len());
-            answer("206 Partial Content", &range, &bytes[from..])
-        }
-    }
 }
 
 /// The layer's digest and its bytes.
@@ -341,6 +269,8 @@ fn a_blob_damaged_in_the_cache_is_refused_once_and_fetched_again() {
     let server = Server::start(&layout, |_, _| None);
     workshop.build(&server.image()).unwrap();
     let kept = workshop.path("cache/blobs/sha256").join(digest.trim_start_matches("sha256:"));
+    // Without it the blob would not be read.
+    fs::remove_dir_all(workshop.path("cache/layers")).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     fs::write(&kept, &bytes).unwrap();

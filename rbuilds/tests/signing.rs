@@ -135,7 +135,7 @@ fn an_image_built_with_a_signer_is_signed_as_one_signed_later() {
         kernel: rbuilds::Kernel::new(signing.path("bzImage"), None),
         output: &output,
         limits: rbuilds::Limits::default(),
-        registry: rbuilds::RegistryOptions::default(),
+        registry: signing.workshop.registry.clone(),
         build_time: 0,
         signer: Some(&signer),
     };
@@ -164,7 +164,7 @@ fn a_signed_image_is_signed_again_only_when_asked() {
 #[test]
 fn unusable_keys_and_certificates_are_named_and_no_key_is_shown() {
     let signing = Signing::new();
-    signing.pair("p256-", &rcgen::PKCS_ECDSA_P256_SHA256);
+    signing.pair("ed25519-", &rcgen::PKCS_ED25519);
     signing.pair("other-", &rcgen::PKCS_ECDSA_P384_SHA384);
     let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
     fs::write(signing.path("locked.pem"), encrypted).unwrap();
@@ -172,8 +172,8 @@ fn unusable_keys_and_certificates_are_named_and_no_key_is_shown() {
     let key = fs::read_to_string(signing.path("key.pem")).unwrap();
     fs::write(signing.path("broken.pem"), key.replace("-----END", "-----FIN")).unwrap();
     for (key, certificate, at, expected) in [
-        ("p256-key.pem", "cert.pem", NOW, "p256-key.pem is not a private key on P-384"),
-        ("key.pem", "p256-cert.pem", NOW, "p256-cert.pem cannot be used as signing certificate: "),
+        ("ed25519-key.pem", "cert.pem", NOW, "ed25519-key.pem is not a private key on P-256, P-384 or P-521"),
+        ("key.pem", "ed25519-cert.pem", NOW, "ed25519-cert.pem cannot be used as signing certificate: "),
         ("other-key.pem", "cert.pem", NOW, "certifies: name the certificate made for this key"),
         ("locked.pem", "cert.pem", NOW, "locked.pem is an encrypted private key"),
         ("cert.pem", "cert.pem", NOW, "cert.pem holds no private key in PEM form"),
@@ -223,6 +223,59 @@ fn reference_values_of_another_image_are_not_touched() {
 }
 
 #[test]
+fn provenance_beside_the_image_becomes_that_of_the_signed_one_and_the_sbom_stays() {
+    let signing = Signing::new();
+    let text = "name = \"test\"\nimage = { rootfs = \"rootfs.tar\" }\n[app]\ncommand = [\"/bin/app\"]\n";
+    let input = rbuilds::BuildInput {
+        manifest: &manifest::Manifest::parse(text).unwrap(),
+        base_dir: signing.workshop.dir.path(),
+        guest_binary: &signing.path("guest"),
+        kernel: rbuilds::Kernel::new(signing.path("bzImage"), None),
+        output: &signing.image(),
+        limits: rbuilds::Limits::default(),
+        registry: signing.workshop.registry.clone(),
+        build_time: 0,
+        signer: None,
+    };
+    let documents = rbuilds::build_documented(&input, &|_| {}).unwrap().1;
+    let paths = documents.write_beside(&signing.image()).unwrap();
+    let signed = signing.sign();
+    assert_eq!(signed.provenance.as_ref(), Some(&paths.provenance));
+    let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+    let statement = json(&fs::read_to_string(&paths.provenance).unwrap());
+    let subject = &statement["subject"][0];
+    let image = fs::read(signing.image()).unwrap();
+    assert_eq!(subject["digest"]["sha256"], rbuilds::Digest::of(&image).to_hex());
+    assert_eq!(subject["annotations"]["pcr8"], signed.pcrs[&8].to_string());
+    assert_eq!(statement["predicate"], json(&documents.provenance)["predicate"]);
+    assert_eq!(fs::read_to_string(&paths.sbom).unwrap(), documents.sbom);
+    // Built with the signer at once, only the signature differs, and with it the digest.
+    let signer = signer(KeySource::File(&signing.path("key.pem")), &signing.path("cert.pem"), NOW).unwrap();
+    let at_once = rbuilds::build_documented(&rbuilds::BuildInput { signer: Some(&signer), ..input }, &|_| {})
+        .unwrap()
+        .1;
+    assert_eq!(at_once.sbom, documents.sbom);
+    assert_eq!(json(&at_once.provenance)["subject"][0]["annotations"], subject["annotations"]);
+}
+
+#[test]
+fn provenance_of_something_else_is_not_touched() {
+    let signing = Signing::new();
+    let path = signing.path("out/app.eif.provenance.json");
+    let before = fs::read(signing.image()).unwrap();
+    for text in
+        ["{", "{}", r#"{"subject":[{"digest":{},"annotations":{"pcr0":"00","pcr1":"00","pcr2":"00"}}]}"#]
+    {
+        fs::write(&path, text).unwrap();
+        let error = signing.sign_to(&signing.image(), KeySource::File(&signing.path("key.pem"))).unwrap_err();
+        assert!(matches!(error, SignError::OtherProvenance { .. }), "{error}");
+        assert!(error.is_mistake());
+        assert!(fs::read(signing.image()).unwrap() == before);
+        assert_eq!(fs::read_to_string(&path).unwrap(), text);
+    }
+}
+
+#[test]
 fn a_command_signs_and_one_that_fails_changes_nothing() {
     let signing = Signing::new();
     let before = fs::read(signing.image()).unwrap();
@@ -255,6 +308,30 @@ fn a_signature_made_elsewhere_is_attached_if_it_is_one_of_this_image() {
     assert_eq!(signing.refusals(&Trust::Anyone, None), [SignatureRefusal::Unsigned]);
     assert!(signing.rbuilds(&attach).status.success());
     assert_eq!(signing.refusals(&Trust::Anyone, None), []);
+}
+
+#[test]
+fn keys_on_the_other_curves_sign_here_and_elsewhere() {
+    for (algorithm, curve, hash) in [
+        (&rcgen::PKCS_ECDSA_P256_SHA256, "P-256", "-sha256"),
+        (&rcgen::PKCS_ECDSA_P521_SHA512, "P-521", "-sha512"),
+    ] {
+        let signing = Signing::new();
+        signing.pair("", algorithm);
+        let measure = ["measure", "out/app.eif", "--to-sign", "bytes", "--curve", curve];
+        assert!(signing.rbuilds(&measure).status.success());
+        let elsewhere = ["dgst", hash, "-sign", "key.pem", "-out", "signature", "bytes"];
+        let openssl =
+            Command::new("openssl").args(elsewhere).current_dir(signing.workshop.dir.path()).status();
+        assert!(openssl.unwrap().success());
+        let attach = ["sign", "out/app.eif", "--cert", "cert.pem", "--signature", "signature"];
+        let output = signing.rbuilds(&attach);
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(signing.refusals(&certificate(&signing.path("cert.pem")), None), []);
+        let again = ["sign", "out/app.eif", "--cert", "cert.pem", "--key", "key.pem", "--replace"];
+        assert!(signing.rbuilds(&again).status.success());
+        assert_eq!(signing.refusals(&certificate(&signing.path("cert.pem")), None), []);
+    }
 }
 
 /// A root and a signing certificate that it issued; the signer's files are key.pem and cert.pem.

@@ -1,5 +1,5 @@
-//! What surrounds a build: another umask, time zone and locale must not show in it, and a full disk must end it cleanly.
-//! Both need a process of their own, so the tests start this program again.
+//! What surrounds a build: another umask, time zone, locale, number of processors and order of directories must not show in
+//! it, and a full disk must end it cleanly. All need a process of their own, so the tests start this program again.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails to prepare has to stop")]
 
@@ -33,8 +33,13 @@ fn run_copy(shell: &mut Command, script: &str, test: &str, workshop: &Path) {
 }
 
 fn build_in(workshop: &Path) -> Result<BuildReport, Error> {
-    let text = "name = \"x\"\nimage = { oci = \"image\" }\n[app]\ncommand = [\"/bin/app\"]\n";
-    let manifest = Manifest::parse(text).unwrap();
+    build_of(workshop, r#"oci = "image""#)
+}
+
+/// Without a cache: what it holds would go to another disk.
+fn build_of(workshop: &Path, image: &str) -> Result<BuildReport, Error> {
+    let text = format!("name = \"x\"\nimage = {{ {image} }}\n[app]\ncommand = [\"/bin/app\"]\n");
+    let manifest = Manifest::parse(&text).unwrap();
     let input = BuildInput {
         manifest: &manifest,
         base_dir: workshop,
@@ -42,7 +47,7 @@ fn build_in(workshop: &Path) -> Result<BuildReport, Error> {
         kernel: Kernel::new(workshop.join("bzImage"), None),
         output: &workshop.join("out/app.eif"),
         limits: Limits::default(),
-        registry: rbuilds::RegistryOptions::default(),
+        registry: rbuilds::RegistryOptions { cache_limit_bytes: 0, ..Default::default() },
         build_time: 0,
         signer: None,
     };
@@ -78,6 +83,83 @@ fn another_umask_time_zone_and_locale_give_the_same_bytes() {
     assert_eq!(images[0], images[1]);
 }
 
+#[test]
+fn another_number_of_processors_gives_the_same_bytes() {
+    if let Some(workshop) = workshop_of_copy() {
+        fs::write(workshop.join("processors"), processors().to_string()).unwrap();
+        build_in(&workshop).unwrap();
+        return;
+    }
+    if processors() == 1
+        || !Command::new("taskset").args(["-c", "0", "true"]).status().is_ok_and(|s| s.success())
+    {
+        println!("skipped: there is one processor, or no taskset");
+        return;
+    }
+    let (images, counts): (Vec<_>, Vec<_>) = ["exec", "exec taskset -c 0"]
+        .map(|exec| {
+            let workshop = prepare();
+            let test = "another_number_of_processors_gives_the_same_bytes";
+            run_copy(&mut Command::new("env"), &format!(r#"{exec} "$0" "$@""#), test, workshop.dir.path());
+            let count = fs::read_to_string(workshop.path("processors")).unwrap();
+            (fs::read(workshop.output()).unwrap(), count)
+        })
+        .into_iter()
+        .unzip();
+    assert_ne!(counts[0], "1");
+    assert_eq!(counts[1], "1");
+    assert_eq!(images[0], images[1]);
+}
+
+fn processors() -> usize {
+    std::thread::available_parallelism().unwrap().get()
+}
+
+/// File systems list a directory as they please. A tmpfs does so by when its files were made.
+#[test]
+fn another_order_of_directories_gives_the_same_bytes() {
+    if let Some(workshop) = workshop_of_copy() {
+        let mut numbers: Vec<u32> = (0..50).collect();
+        if workshop.join("backwards").exists() {
+            numbers.reverse();
+        }
+        let root = workshop.join("rootfs");
+        for number in numbers {
+            fs::create_dir(root.join(format!("d{number}"))).unwrap();
+            fs::write(root.join(format!("f{number}")), number.to_string()).unwrap();
+        }
+        let names = root.read_dir().unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+        fs::write(workshop.join("order"), names.collect::<Vec<_>>().join(" ")).unwrap();
+        build_of(&workshop, r#"rootfs = "rootfs""#).unwrap();
+        return;
+    }
+    if !has_user_namespaces() {
+        println!("skipped: no user namespaces, so no tmpfs can be mounted");
+        return;
+    }
+    let (images, orders): (Vec<_>, Vec<_>) = [false, true]
+        .map(|backwards| {
+            let workshop = prepare();
+            fs::create_dir(workshop.path("rootfs")).unwrap();
+            if backwards {
+                fs::write(workshop.path("backwards"), "").unwrap();
+            }
+            let script = format!("mount -t tmpfs none \"${WORKSHOP}/rootfs\"; exec \"$0\" \"$@\"");
+            let test = "another_order_of_directories_gives_the_same_bytes";
+            run_copy(Command::new("unshare").arg("-Urm"), &script, test, workshop.dir.path());
+            let order = fs::read_to_string(workshop.path("order")).unwrap();
+            (fs::read(workshop.output()).unwrap(), order)
+        })
+        .into_iter()
+        .unzip();
+    assert_ne!(orders[0], orders[1], "the directories were listed in the same order");
+    assert_eq!(images[0], images[1]);
+}
+
+fn has_user_namespaces() -> bool {
+    Command::new("unshare").args(["-Urm", "true"]).status().is_ok_and(|status| status.success())
+}
+
 /// Half an image, or a temporary file that fills the disk until somebody finds it.
 #[test]
 fn a_full_disk_is_said_and_leaves_nothing() {
@@ -87,7 +169,7 @@ fn a_full_disk_is_said_and_leaves_nothing() {
         assert_eq!(workshop.join("out").read_dir().unwrap().count(), 0);
         return;
     }
-    if !Command::new("unshare").args(["-Urm", "true"]).status().is_ok_and(|s| s.success()) {
+    if !has_user_namespaces() {
         println!("skipped: no user namespaces, so no small disk can be mounted");
         return;
     }

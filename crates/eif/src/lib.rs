@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cpio;
+mod curve;
 mod format;
 mod hashing;
 mod measurements;
@@ -22,11 +23,12 @@ mod signer;
 mod source;
 mod writer;
 
+pub use curve::Curve;
 pub use format::{Architecture, HEADER_BYTES, MAX_SECTIONS, SECTION_HEADER_BYTES, SectionKind, VERSION};
 pub use measurements::{Measurements, PCR_BYTES};
 pub use metadata::{BuildMetadata, MAX_METADATA_BYTES, Metadata};
 pub use reader::{Eif, Header, ReadError, Section};
 pub use signature::{ImageSignature, MAX_SIGNATURE_BYTES, SignatureError, bytes_to_sign};
-pub use signer::{SIGNATURE_BYTES, Signer, SignerError};
+pub use signer::{Signer, SignerError};
 pub use source::Source;
 pub use writer::{MAX_CMDLINE_BYTES, MAX_RAMDISKS, Options, SectionWriter, WriteError, Writer};

@@ -7,7 +7,7 @@
 
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
-use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
+use aws_lc_rs::signature::UnparsedPublicKey;
 use minicbor::data::Tag;
 use minicbor::{Decoder, Encoder};
 use rustls_pki_types::CertificateDer;
@@ -16,6 +16,7 @@ use thiserror::Error;
 use x509_cert::der::Decode;
 use x509_cert::der::asn1::ObjectIdentifier;
 
+use crate::curve::Curve;
 use crate::measurements::{PCR_BYTES, certificate_register};
 
 /// The longest signature section read, in bytes. One with a 2 KiB certificate has about 5 KiB.
@@ -24,10 +25,7 @@ pub const MAX_SIGNATURE_BYTES: u64 = 256 * 1024;
 const CERTIFICATE_KEY: &str = "signing_certificate";
 const SIGNATURE_KEY: &str = "signature";
 const COSE_SIGN1: Tag = Tag::new(18);
-/// `{1: -35}`: the algorithm is ES384 (RFC 9053). The only protected header that AWS's tools write for a P-384 key.
-const ES384_HEADER: &[u8] = &[0xa1, 0x01, 0x38, 0x22];
 const EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
-const P384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");
 
 /// A parsed signature section.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,23 +75,25 @@ impl ImageSignature {
     ///
     /// # Errors
     ///
-    /// When something else was signed, the key is not one for ES384 or the signature is not by that key.
+    /// When something else was signed, the key is on none of the [curves](Curve), the algorithm is not that curve's, or the
+    /// signature is not by that key.
     pub fn verify_signature(&self, pcr0: &[u8; PCR_BYTES]) -> Result<(), SignatureError> {
-        if self.cose.protected != ES384_HEADER {
-            return Err(SignatureError::Algorithm { protected_header: hex::encode(&self.cose.protected) });
+        let key = PublicKey::of(&self.certificate_der)?;
+        if Curve::of_header(&self.cose.protected) != Some(key.curve) {
+            let protected_header = hex::encode(&self.cose.protected);
+            return Err(SignatureError::Algorithm { protected_header, curve: key.curve });
         }
         if self.cose.payload != signed_payload(pcr0) {
             return Err(SignatureError::OtherPayload { pcr0: hex::encode(pcr0) });
         }
-        let key = public_key(&self.certificate_der)?;
-        verify_with_key(&key, &to_be_signed(&self.cose.payload), &self.cose.signature)
+        key.verify(&to_be_signed(key.curve, &self.cose.payload), &self.cose.signature)
     }
 }
 
-/// The bytes that a signer of the image with this PCR0 signs, by ECDSA on P-384 with SHA-384: the `Sig_structure` of RFC
-/// 9052, 4.4. For signers elsewhere: see [`Signer::external`](crate::Signer::external).
-pub fn bytes_to_sign(pcr0: &[u8; PCR_BYTES]) -> Vec<u8> {
-    to_be_signed(&signed_payload(pcr0))
+/// The bytes that a signer of the image with this PCR0 signs, by ECDSA on this curve with its hash: the `Sig_structure` of
+/// RFC 9052, 4.4. For signers elsewhere: see [`Signer::external`](crate::Signer::external).
+pub fn bytes_to_sign(curve: Curve, pcr0: &[u8; PCR_BYTES]) -> Vec<u8> {
+    to_be_signed(curve, &signed_payload(pcr0))
 }
 
 /// The payload that says "PCR0 is this".
@@ -104,24 +104,52 @@ pub(crate) fn signed_payload(pcr0: &[u8; PCR_BYTES]) -> Vec<u8> {
     })
 }
 
-/// The bytes an ES384 signature over `payload` covers: RFC 9052, 4.4, `Sig_structure`.
-pub(crate) fn to_be_signed(payload: &[u8]) -> Vec<u8> {
+/// The bytes that a signature over `payload` covers: RFC 9052, 4.4, `Sig_structure`.
+pub(crate) fn to_be_signed(curve: Curve, payload: &[u8]) -> Vec<u8> {
     encoded(|cbor| {
-        cbor.array(4)?.str("Signature1")?.bytes(ES384_HEADER)?.bytes(&[])?.bytes(payload)?;
+        cbor.array(4)?.str("Signature1")?.bytes(curve.header())?.bytes(&[])?.bytes(payload)?;
         Ok(())
     })
 }
 
-/// Checks a signature of 96 bytes over `message` with an uncompressed point.
-pub(crate) fn verify_with_key(key: &[u8], message: &[u8], signature: &[u8]) -> Result<(), SignatureError> {
-    let key = UnparsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, key);
-    key.verify(message, signature).map_err(|_| SignatureError::Forged)
+/// A certificate's public key.
+pub(crate) struct PublicKey {
+    pub(crate) curve: Curve,
+    /// An uncompressed point.
+    pub(crate) point: Vec<u8>,
 }
 
-/// A signature section: `signature` is the 96 bytes of ES384 over [`to_be_signed`]`(payload)`.
-pub(crate) fn encode_section(certificate_pem: &[u8], payload: &[u8], signature: &[u8]) -> Vec<u8> {
+impl PublicKey {
+    pub(crate) fn of(certificate_der: &[u8]) -> Result<Self, SignatureError> {
+        let certificate =
+            x509_cert::Certificate::from_der(certificate_der).map_err(SignatureError::Certificate)?;
+        let info = certificate.tbs_certificate().subject_public_key_info();
+        let parameters = info.algorithm.parameters.as_ref();
+        let found = parameters.and_then(|any| any.decode_as::<ObjectIdentifier>().ok());
+        match found.and_then(Curve::of_identifier) {
+            Some(curve) if info.algorithm.oid == EC_PUBLIC_KEY => {
+                Ok(Self { curve, point: info.subject_public_key.raw_bytes().to_vec() })
+            }
+            _ => Err(SignatureError::KeyType { found: found.unwrap_or(info.algorithm.oid).to_string() }),
+        }
+    }
+
+    /// Checks a signature, r and s, over `message`.
+    pub(crate) fn verify(&self, message: &[u8], signature: &[u8]) -> Result<(), SignatureError> {
+        let key = UnparsedPublicKey::new(self.curve.verification(), &self.point);
+        key.verify(message, signature).map_err(|_| SignatureError::Forged)
+    }
+}
+
+/// A signature section: `signature` is r and s over [`to_be_signed`]`(curve, payload)`.
+pub(crate) fn encode_section(
+    curve: Curve,
+    certificate_pem: &[u8],
+    payload: &[u8],
+    signature: &[u8],
+) -> Vec<u8> {
     let sign1 = encoded(|cbor| {
-        cbor.array(4)?.bytes(ES384_HEADER)?.map(0)?.bytes(payload)?.bytes(signature)?;
+        cbor.array(4)?.bytes(curve.header())?.map(0)?.bytes(payload)?.bytes(signature)?;
         Ok(())
     });
     encoded(|cbor| {
@@ -134,19 +162,6 @@ pub(crate) fn encode_section(certificate_pem: &[u8], payload: &[u8], signature: 
 /// The first certificate in `pem`.
 pub(crate) fn certificate_der(pem: &[u8]) -> Result<Vec<u8>, SignatureError> {
     Ok(CertificateDer::from_pem_slice(pem).map_err(SignatureError::CertificatePem)?.to_vec())
-}
-
-/// The certificate's P-384 public key: an uncompressed point.
-pub(crate) fn public_key(certificate_der: &[u8]) -> Result<Vec<u8>, SignatureError> {
-    let certificate =
-        x509_cert::Certificate::from_der(certificate_der).map_err(SignatureError::Certificate)?;
-    let info = certificate.tbs_certificate().subject_public_key_info();
-    let curve = info.algorithm.parameters.as_ref().and_then(|any| any.decode_as::<ObjectIdentifier>().ok());
-    if info.algorithm.oid != EC_PUBLIC_KEY || curve != Some(P384) {
-        let found = curve.unwrap_or(info.algorithm.oid).to_string();
-        return Err(SignatureError::KeyType { found });
-    }
-    Ok(info.subject_public_key.raw_bytes().to_vec())
 }
 
 type EncodeResult = Result<(), minicbor::encode::Error<std::convert::Infallible>>;
@@ -244,16 +259,21 @@ pub enum SignatureError {
     #[error("the signing certificate cannot be parsed")]
     Certificate(#[source] x509_cert::der::Error),
     /// The certificate's key is not of the kind that signs images here.
-    #[error("the signing certificate has a key of type or on curve {found}; expected P-384 ({P384})")]
+    #[error("the signing certificate has a key of type or on curve {found}; expected P-256, P-384 or P-521")]
     KeyType {
         /// The object identifier of its curve, or of its type if it is not on a curve.
         found: String,
     },
-    /// The signature's header names another algorithm than ES384.
-    #[error("the signature's protected header is {protected_header}; expected a1013822 (ES384)")]
+    /// The signature's header names another algorithm than that of the key's curve.
+    #[error(
+        "the signature's protected header is {protected_header}; expected {} for a key on {curve}",
+        hex::encode(curve.header())
+    )]
     Algorithm {
         /// The header, in hex.
         protected_header: String,
+        /// The key's curve.
+        curve: Curve,
     },
     /// What was signed is not this image's PCR0.
     #[error("the signature is over something else than this image's PCR0, {pcr0}")]
@@ -274,7 +294,7 @@ mod tests {
 
     #[test]
     fn encodes_byte_strings_as_arrays_of_integers_like_aws_tools() {
-        let section = encode_section(b"PEM", &[], &[]);
+        let section = encode_section(Curve::P384, b"PEM", &[], &[]);
         let sign1 = "84 44a1013822 a0 40 40".replace(' ', "");
         let as_integers: String = hex::decode(sign1).unwrap().iter().map(integer_hex).collect();
         let expected = format!(
@@ -317,9 +337,9 @@ mod tests {
             payload in prop::collection::vec(any::<u8>(), 0..100),
             signature in prop::collection::vec(any::<u8>(), 0..100),
         ) {
-            let (pem, cose) = decode_section(&encode_section(&certificate, &payload, &signature)).unwrap();
+            let (pem, cose) = decode_section(&encode_section(Curve::P521, &certificate, &payload, &signature)).unwrap();
             prop_assert_eq!(pem, certificate);
-            prop_assert_eq!(decode_sign1(&cose).unwrap(), Sign1 { protected: ES384_HEADER.to_vec(), payload, signature });
+            prop_assert_eq!(decode_sign1(&cose).unwrap(), Sign1 { protected: Curve::P521.header().to_vec(), payload, signature });
         }
 
         #[test]

@@ -1,29 +1,24 @@
 //! Signs images.
 //!
-//! Holds a certificate and a way to its P-384 key: the key itself, or a function that has something signed elsewhere,
+//! Holds a certificate and a way to its key: the key itself, or a function that has something signed elsewhere,
 //! such as a security module. [`crate::signature`] knows the format. ECDSA signatures are made with fresh randomness,
 //! so two signings of one image differ in bytes. The measurements do not: PCR8 is the certificate's.
 
 use std::{error::Error, fmt};
 
 use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
+use aws_lc_rs::signature::{EcdsaKeyPair, KeyPair};
 use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::{self, PemObject};
 use thiserror::Error;
 use x509_cert::der::asn1::UintRef;
 use x509_cert::der::{self, Decode, Reader, SliceReader};
 
+use crate::curve::Curve;
 use crate::measurements::{PCR_BYTES, certificate_register};
 use crate::signature::{
-    SignatureError, certificate_der, encode_section, public_key, signed_payload, to_be_signed,
-    verify_with_key,
+    PublicKey, SignatureError, certificate_der, encode_section, signed_payload, to_be_signed,
 };
-
-/// The length of r, and of s, in bytes.
-const SCALAR_BYTES: usize = 48;
-/// The length of an ES384 signature: r and s.
-pub const SIGNATURE_BYTES: usize = 2 * SCALAR_BYTES;
 
 /// What has bytes signed that this process cannot sign itself.
 type External = dyn Fn(&[u8]) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>> + Send + Sync;
@@ -33,8 +28,7 @@ pub struct Signer {
     key: Key,
     certificate_pem: Vec<u8>,
     certificate_der: Vec<u8>,
-    /// An uncompressed point.
-    public_key: Vec<u8>,
+    public_key: PublicKey,
 }
 
 enum Key {
@@ -43,31 +37,31 @@ enum Key {
 }
 
 impl Signer {
-    /// Takes a P-384 private key (PKCS#8 or SEC 1) and an X.509 certificate for it, both PEM.
+    /// Takes a private key on one of the [curves](Curve) (PKCS#8 or SEC 1) and an X.509 certificate for it, both PEM.
     ///
     /// All of `certificate_pem` goes into the image; its first certificate is the signer's.
     ///
     /// # Errors
     ///
-    /// When either cannot be parsed, is not for P-384, or the key is not the certificate's.
+    /// When either cannot be parsed, is for no such curve, or the key is not the certificate's.
     pub fn from_pem(private_key_pem: &[u8], certificate_pem: &[u8]) -> Result<Self, SignerError> {
         let der = PrivateKeyDer::from_pem_slice(private_key_pem).map_err(SignerError::KeyPem)?;
-        let key = EcdsaKeyPair::from_private_key_der(&ECDSA_P384_SHA384_FIXED_SIGNING, der.secret_der())
-            .map_err(|rejected| SignerError::Key(rejected.to_string()))?;
+        let on = |curve: Curve| EcdsaKeyPair::from_private_key_der(curve.signing(), der.secret_der());
+        let key = Curve::ALL.into_iter().find_map(|curve| on(curve).ok()).ok_or(SignerError::Key)?;
         let public = key.public_key().as_ref().to_vec();
         let signer = Self::new(Key::Here(Box::new(key)), certificate_pem)?;
-        if public == signer.public_key { Ok(signer) } else { Err(SignerError::Mismatch) }
+        if public == signer.public_key.point { Ok(signer) } else { Err(SignerError::Mismatch) }
     }
 
-    /// Takes an X.509 certificate (PEM) for a P-384 key that is elsewhere, and what has bytes signed with that key.
+    /// Takes an X.509 certificate (PEM) for a key that is elsewhere, and what has bytes signed with that key.
     ///
-    /// `sign` gets the bytes of [`bytes_to_sign`](crate::bytes_to_sign), to be hashed with SHA-384, and returns an ECDSA
-    /// signature: r and s of 48 bytes each, or the DER of `ECDSA-Sig-Value` (RFC 3279). What it returns is checked against
+    /// `sign` gets the bytes of [`bytes_to_sign`](crate::bytes_to_sign), to be hashed with the curve's hash, and returns an
+    /// ECDSA signature: r and s, each as long as the curve's numbers are, or the DER of `ECDSA-Sig-Value` (RFC 3279). What it returns is checked against
     /// the certificate, so a signature made earlier may come from here as well.
     ///
     /// # Errors
     ///
-    /// When the certificate cannot be parsed or is not for P-384.
+    /// When the certificate cannot be parsed or is for no such curve.
     pub fn external<F>(certificate_pem: &[u8], sign: F) -> Result<Self, SignerError>
     where
         F: Fn(&[u8]) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>> + Send + Sync + 'static,
@@ -77,7 +71,7 @@ impl Signer {
 
     fn new(key: Key, certificate_pem: &[u8]) -> Result<Self, SignerError> {
         let certificate_der = certificate_der(certificate_pem).map_err(SignerError::Certificate)?;
-        let public_key = public_key(&certificate_der).map_err(SignerError::Certificate)?;
+        let public_key = PublicKey::of(&certificate_der).map_err(SignerError::Certificate)?;
         Ok(Self { key, certificate_pem: certificate_pem.to_vec(), certificate_der, public_key })
     }
 
@@ -91,41 +85,48 @@ impl Signer {
         &self.certificate_der
     }
 
+    /// The curve of the signer's key.
+    pub fn curve(&self) -> Curve {
+        self.public_key.curve
+    }
+
     /// The content of a signature section for the image with this PCR0.
     pub(crate) fn sign(&self, pcr0: &[u8; PCR_BYTES]) -> Result<Vec<u8>, SignerError> {
         let payload = signed_payload(pcr0);
-        let message = to_be_signed(&payload);
+        let curve = self.curve();
+        let message = to_be_signed(curve, &payload);
         let signature = match &self.key {
             Key::Here(key) => {
                 let made = key.sign(&SystemRandom::new(), &message).map_err(|_| SignerError::Refused)?;
                 made.as_ref().to_vec()
             }
-            Key::Elsewhere(sign) => fixed(sign(&message).map_err(SignerError::External)?)?,
+            Key::Elsewhere(sign) => fixed(curve, sign(&message).map_err(SignerError::External)?)?,
         };
         // A wrong signature would show only when the image is to boot.
-        verify_with_key(&self.public_key, &message, &signature).map_err(|_| SignerError::Foreign)?;
-        Ok(encode_section(&self.certificate_pem, &payload, &signature))
+        self.public_key.verify(&message, &signature).map_err(|_| SignerError::Foreign)?;
+        Ok(encode_section(curve, &self.certificate_pem, &payload, &signature))
     }
 }
 
-/// r and s of fixed length. Whatever has that length is taken for it: of DER, one in 2^40 would be as short.
-fn fixed(signature: Vec<u8>) -> Result<Vec<u8>, SignerError> {
-    if signature.len() == SIGNATURE_BYTES {
+/// r and s of fixed length. Whatever has that length is taken for it: of DER, one in 2^24 would be as short
+/// on P-256, and be refused as a wrong signature then.
+fn fixed(curve: Curve, signature: Vec<u8>) -> Result<Vec<u8>, SignerError> {
+    if signature.len() == curve.signature_bytes() {
         return Ok(signature);
     }
-    let found = signature.len();
-    from_der(&signature).ok_or(SignerError::SignatureForm { found })
+    let (found, expected) = (signature.len(), curve.signature_bytes());
+    from_der(curve, &signature).ok_or(SignerError::SignatureForm { found, expected })
 }
 
 /// The r and s of an `ECDSA-Sig-Value`, if that is what it is and they are short enough for the curve.
-fn from_der(signature: &[u8]) -> Option<Vec<u8>> {
+fn from_der(curve: Curve, signature: &[u8]) -> Option<Vec<u8>> {
     let mut input = SliceReader::new(signature).ok()?;
     let (r, s) =
         input.sequence(|pair| Ok::<_, der::Error>((UintRef::decode(pair)?, UintRef::decode(pair)?))).ok()?;
     input.finish().ok()?;
-    let mut bytes = vec![0; SIGNATURE_BYTES];
-    for (scalar, place) in [r, s].iter().zip(bytes.chunks_exact_mut(SCALAR_BYTES)) {
-        let start = SCALAR_BYTES.checked_sub(scalar.as_bytes().len())?;
+    let mut bytes = vec![0; curve.signature_bytes()];
+    for (scalar, place) in [r, s].iter().zip(bytes.chunks_exact_mut(curve.scalar_bytes())) {
+        let start = curve.scalar_bytes().checked_sub(scalar.as_bytes().len())?;
         place[start..].copy_from_slice(scalar.as_bytes());
     }
     Some(bytes)
@@ -144,9 +145,9 @@ pub enum SignerError {
     /// There is no private key in the PEM.
     #[error("the private key is not a PEM private key")]
     KeyPem(#[source] pem::Error),
-    /// The key is not a P-384 key.
-    #[error("the private key is not a P-384 key in PKCS#8 or SEC 1 form: {0}")]
-    Key(String),
+    /// The key is on none of the curves.
+    #[error("the private key is not one on P-256, P-384 or P-521 in PKCS#8 or SEC 1 form")]
+    Key,
     /// The certificate is unusable.
     #[error("the signing certificate is unusable")]
     Certificate(#[source] SignatureError),
@@ -161,11 +162,13 @@ pub enum SignerError {
     External(#[source] Box<dyn Error + Send + Sync>),
     /// What came from elsewhere is not a signature.
     #[error(
-        "the external signature has {found} bytes and is neither r and s ({SIGNATURE_BYTES} bytes) nor the DER of both"
+        "the external signature has {found} bytes and is neither r and s ({expected} bytes) nor the DER of both"
     )]
     SignatureForm {
         /// Its length in bytes.
         found: usize,
+        /// That of r and s on the key's curve.
+        expected: usize,
     },
     /// The signature that came from elsewhere is by another key, or of something else.
     #[error("the signature is not by the key of the signing certificate over this image")]
@@ -191,32 +194,36 @@ mod tests {
             bytes
         };
         let content = [integer(r), integer(s)].concat();
-        [vec![0x30, u8::try_from(content.len()).unwrap()], content].concat()
+        let length = u8::try_from(content.len()).unwrap();
+        // From 128 on, the length is preceded by how many bytes it has.
+        let head = if length < 0x80 { vec![0x30, length] } else { vec![0x30, 0x81, length] };
+        [head, content].concat()
     }
 
     proptest! {
         #[test]
         fn r_and_s_are_the_same_in_either_form(
-            bytes in prop::collection::vec(any::<u8>(), SIGNATURE_BYTES),
-            zeros in 0..SCALAR_BYTES - 1,
+            curve in prop::sample::select(&Curve::ALL[..]),
+            bytes in prop::collection::vec(any::<u8>(), Curve::P521.signature_bytes()),
+            zeros in 0..Curve::P256.scalar_bytes() - 1,
         ) {
-            let mut bytes = bytes;
+            let mut bytes = bytes[..curve.signature_bytes()].to_vec();
             bytes[..zeros].fill(0);
-            let (r, s) = bytes.split_at(SCALAR_BYTES);
-            prop_assert_eq!(from_der(&der(r, s)).unwrap(), bytes);
+            let (r, s) = bytes.split_at(curve.scalar_bytes());
+            prop_assert_eq!(from_der(curve, &der(r, s)).unwrap(), bytes);
         }
 
         #[test]
         fn decoding_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = fixed(bytes);
+            let _ = Curve::ALL.map(|curve| fixed(curve, bytes.clone()));
         }
     }
 
     #[test]
     fn numbers_too_long_for_the_curve_and_trailing_bytes_are_refused() {
-        assert_eq!(from_der(&der(&[1; 49], &[1; 48])), None);
+        assert_eq!(from_der(Curve::P384, &der(&[1; 49], &[1; 48])), None);
         let mut trailing = der(&[1; 48], &[1; 48]);
         trailing.push(0);
-        assert_eq!(from_der(&trailing), None);
+        assert_eq!(from_der(Curve::P384, &trailing), None);
     }
 }

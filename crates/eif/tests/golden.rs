@@ -29,7 +29,7 @@ fn custom() -> Value {
 
 #[test]
 fn measures_what_eif_build_printed() {
-    for name in ["one_ramdisk.eif", "two_ramdisks.eif", "signed.eif"] {
+    for name in ["one_ramdisk.eif", "two_ramdisks.eif", "signed.eif", "signed_p256.eif", "signed_p521.eif"] {
         let measured = Eif::open(Cursor::new(golden(name))).unwrap().measure().unwrap();
         let measured = [
             hex::encode(measured.pcr0),
@@ -78,8 +78,10 @@ fn reads_what_eif_build_put_in() {
 
 #[test]
 fn verifies_the_signature_that_eif_build_made() {
-    let mut eif = Eif::open(Cursor::new(golden("signed.eif"))).unwrap();
-    let signature = eif.verify_signature().unwrap();
-    assert!(signature.certificate_pem().starts_with(b"-----BEGIN CERTIFICATE-----"));
-    assert_eq!(Some(signature.pcr8()), eif.measure().unwrap().pcr8);
+    for name in ["signed.eif", "signed_p256.eif", "signed_p521.eif"] {
+        let mut eif = Eif::open(Cursor::new(golden(name))).unwrap();
+        let signature = eif.verify_signature().unwrap();
+        assert!(signature.certificate_pem().starts_with(b"-----BEGIN CERTIFICATE-----"));
+        assert_eq!(Some(signature.pcr8()), eif.measure().unwrap().pcr8);
+    }
 }

@@ -118,18 +118,22 @@ fn unsigned_images_are_equal_byte_for_byte() {
 #[test]
 fn signed_images_measure_the_same_and_verify() {
     let Some(oracle) = oracle() else { return };
-    let inputs = Inputs::new(2);
-    let (key, certificate) = common::key_and_certificate(&rcgen::PKCS_ECDSA_P384_SHA384);
-    std::fs::write(inputs.path("key.pem"), &key).unwrap();
-    std::fs::write(inputs.path("cert.pem"), &certificate).unwrap();
-    let expected =
-        inputs.eif_build(&oracle, &["--private-key", "key.pem", "--signing-certificate", "cert.pem"]);
-    let signer = Signer::from_pem(key.as_bytes(), certificate.as_bytes()).unwrap();
-    let (_, measurements) = inputs.ours(Some(&signer));
-    assert_eq!(printed(&measurements), expected);
-    let mut theirs = inputs.open_theirs();
-    assert_eq!(theirs.measure().unwrap(), measurements);
-    assert_eq!(theirs.verify_signature().unwrap().certificate_pem(), certificate.as_bytes());
+    for algorithm in
+        [&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ECDSA_P521_SHA512]
+    {
+        let inputs = Inputs::new(2);
+        let (key, certificate) = common::key_and_certificate(algorithm);
+        std::fs::write(inputs.path("key.pem"), &key).unwrap();
+        std::fs::write(inputs.path("cert.pem"), &certificate).unwrap();
+        let expected =
+            inputs.eif_build(&oracle, &["--private-key", "key.pem", "--signing-certificate", "cert.pem"]);
+        let signer = Signer::from_pem(key.as_bytes(), certificate.as_bytes()).unwrap();
+        let (_, measurements) = inputs.ours(Some(&signer));
+        assert_eq!(printed(&measurements), expected);
+        let mut theirs = inputs.open_theirs();
+        assert_eq!(theirs.measure().unwrap(), measurements);
+        assert_eq!(theirs.verify_signature().unwrap().certificate_pem(), certificate.as_bytes());
+    }
 }
 
 #[test]

@@ -95,7 +95,7 @@ fn a_signer_elsewhere_may_answer_in_either_form() {
 #[test]
 fn a_signer_elsewhere_is_given_the_bytes_that_are_published() {
     let (unsigned, measurements) = small_image().write(None);
-    let expected = bytes_to_sign(&measurements.pcr0);
+    let expected = bytes_to_sign(eif::Curve::P384, &measurements.pcr0);
     let (_, certificate) = key_and_certificate(&rcgen::PKCS_ECDSA_P384_SHA384);
     let signer = Signer::external(certificate.as_bytes(), move |message| {
         assert_eq!(message, expected);
@@ -119,7 +119,9 @@ fn answers_that_are_no_signature_of_this_image_are_refused() {
     assert!(matches!(refusal(&[7; 96]), WriteError::Sign(SignerError::Foreign)));
     for wrong in [&[][..], &[7; 95], b"-----BEGIN SIGNATURE-----"] {
         match refusal(wrong) {
-            WriteError::Sign(SignerError::SignatureForm { found }) => assert_eq!(found, wrong.len()),
+            WriteError::Sign(SignerError::SignatureForm { found, expected: 96 }) => {
+                assert_eq!(found, wrong.len())
+            }
             other => panic!("{other}"),
         }
     }

@@ -10,7 +10,7 @@ use aws_lc_rs::encoding::{AsDer, EcPrivateKeyRfc5915Der};
 use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair};
 use base64::Engine as _;
 use common::{key_and_certificate, small_image};
-use eif::{Eif, ImageSignature, ReadError, SignatureError, Signer, SignerError};
+use eif::{Curve, Eif, ImageSignature, ReadError, SignatureError, Signer, SignerError};
 use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject;
 
@@ -62,21 +62,37 @@ fn refuses_keys_and_certificates_that_cannot_sign() {
     let (key, certificate) = p384();
     let (other_key, _) = p384();
     let (p256_key, p256_certificate) = key_and_certificate(&rcgen::PKCS_ECDSA_P256_SHA256);
+    let (ed25519_key, ed25519_certificate) = key_and_certificate(&rcgen::PKCS_ED25519);
     let refused =
         |key: &str, certificate: &str| Signer::from_pem(key.as_bytes(), certificate.as_bytes()).unwrap_err();
     assert!(matches!(refused(&other_key, &certificate), SignerError::Mismatch));
     assert!(matches!(refused(&certificate, &certificate), SignerError::KeyPem(_)));
     assert!(matches!(refused(&key, &key), SignerError::Certificate(SignatureError::CertificatePem(_))));
-    assert!(matches!(refused(&p256_key, &certificate), SignerError::Key(_)));
-    match refused(&key, &p256_certificate) {
-        // prime256v1
-        SignerError::Certificate(SignatureError::KeyType { found }) => {
-            assert_eq!(found, "1.2.840.10045.3.1.7")
-        }
+    assert!(matches!(refused(&p256_key, &certificate), SignerError::Mismatch));
+    assert!(matches!(refused(&key, &p256_certificate), SignerError::Mismatch));
+    assert!(matches!(refused(&ed25519_key, &certificate), SignerError::Key));
+    match refused(&key, &ed25519_certificate) {
+        SignerError::Certificate(SignatureError::KeyType { found }) => assert_eq!(found, "1.3.101.112"),
         other => panic!("{other}"),
     }
     let broken = certificate.replace("MII", "MIJ");
     assert!(matches!(refused(&key, &broken), SignerError::Certificate(SignatureError::Certificate(_))));
+}
+
+#[test]
+fn every_curve_of_awss_tools_signs() {
+    for (algorithm, curve) in [
+        (&rcgen::PKCS_ECDSA_P256_SHA256, Curve::P256),
+        (&rcgen::PKCS_ECDSA_P384_SHA384, Curve::P384),
+        (&rcgen::PKCS_ECDSA_P521_SHA512, Curve::P521),
+    ] {
+        let (key, certificate) = key_and_certificate(algorithm);
+        let signer = Signer::from_pem(key.as_bytes(), certificate.as_bytes()).unwrap();
+        assert_eq!(signer.curve(), curve);
+        let (bytes, measurements) = small_image().write(Some(&signer));
+        let signature = Eif::open(Cursor::new(bytes)).unwrap().verify_signature().unwrap();
+        assert_eq!(Some(signature.pcr8()), measurements.pcr8);
+    }
 }
 
 #[test]
@@ -126,7 +142,9 @@ fn another_algorithm_in_the_header_is_refused() {
     let at = section.windows(header.len()).position(|window| window == header).unwrap();
     section[at + 6] = 0x23;
     match ImageSignature::decode(&section).unwrap().verify_signature(&pcr0) {
-        Err(SignatureError::Algorithm { protected_header }) => assert_eq!(protected_header, "a1013823"),
+        Err(SignatureError::Algorithm { protected_header, curve: Curve::P384 }) => {
+            assert_eq!(protected_header, "a1013823")
+        }
         other => panic!("{other:?}"),
     }
 }

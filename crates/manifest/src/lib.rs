@@ -12,6 +12,7 @@
 mod control;
 mod egress;
 mod health;
+mod keyed;
 mod measured;
 mod reference;
 mod signal;

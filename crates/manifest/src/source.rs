@@ -16,7 +16,7 @@ use crate::{
     control::RawControl,
     egress::RawEgress,
     health::{HealthError, HealthOverrides, RawHealth},
-    is_valid_name,
+    is_valid_name, keyed,
 };
 
 /// Seconds a service has to become ready unless the manifest says otherwise.
@@ -203,8 +203,8 @@ impl Manifest {
     /// # Errors
     /// [`ManifestError`] with line, column, the key and what is allowed.
     pub fn parse(text: &str) -> Result<Self, ManifestError> {
-        let raw: Raw = toml::from_str(text)
-            .map_err(|e| ManifestError::at(text, e.span().unwrap_or(0..0), e.message().to_owned()))?;
+        let raw: Raw = keyed::from_str(text)
+            .map_err(|Mistake { span, message }| ManifestError::at(text, span, message))?;
         raw.check().map_err(|Mistake { span, message }| ManifestError::at(text, span, message))
     }
 
@@ -332,9 +332,10 @@ impl Overrides {
 }
 
 /// A broken rule and the bytes of the text that break it.
+#[derive(Debug)]
 pub(crate) struct Mistake {
-    span: Range<usize>,
-    message: String,
+    pub(crate) span: Range<usize>,
+    pub(crate) message: String,
 }
 
 impl Mistake {

@@ -12,7 +12,7 @@ use super::{
     files::{Files, parse, read_bounded},
     image::{Image, StoredLayer, check_layers},
 };
-use crate::{Digest, archive::Expected, error::OciError};
+use crate::{Digest, error::OciError, layers::Expected};
 
 /// The document that lists the images.
 pub(crate) const MANIFEST: &str = "manifest.json";

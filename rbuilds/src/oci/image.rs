@@ -1,7 +1,7 @@
 //! One image, found and checked, whose layers are still to be read.
 
 use super::{document::Config, files::Files};
-use crate::{Digest, archive::Expected, content::Content, error::OciError, limits::MAX_LAYERS};
+use crate::{Digest, content::Content, error::OciError, layers::Expected, limits::MAX_LAYERS};
 
 /// An image in a store.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use super::{
     files::{Files, parse, read_bounded},
     image::{Image, StoredLayer, check_layers, open_sized},
 };
-use crate::{Digest, archive::Expected, error::OciError, limits::MAX_INDEX_DEPTH};
+use crate::{Digest, error::OciError, layers::Expected, limits::MAX_INDEX_DEPTH};
 
 /// The document that makes a layout of a directory or archive.
 pub(crate) const MARKER: &str = "oci-layout";

@@ -11,7 +11,7 @@ mod layout;
 
 pub(crate) use document::Descriptor;
 pub(crate) use files::Files;
-pub(crate) use image::Image;
+pub(crate) use image::{Image, StoredLayer};
 pub(crate) use layout::for_enclave;
 
 use crate::error::OciError;

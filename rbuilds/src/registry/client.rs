@@ -41,7 +41,7 @@ const CLIENT_ID: &str = "glasshouse";
 /// A conversation with a registry about one of its repositories.
 #[derive(Debug)]
 pub(super) struct Client<'r> {
-    reference: &'r ImageReference,
+    reference: ImageReference,
     auth_file: Option<&'r Path>,
     home: Origin,
     agent: Agent,
@@ -57,10 +57,7 @@ struct Origin {
 }
 
 impl<'r> Client<'r> {
-    pub(super) fn new(
-        reference: &'r ImageReference,
-        auth_file: Option<&'r Path>,
-    ) -> Result<Self, RegistryError> {
+    pub(super) fn new(reference: ImageReference, auth_file: Option<&'r Path>) -> Result<Self, RegistryError> {
         let host = match reference.registry() {
             name if name == DEFAULT_REGISTRY.0 => DEFAULT_REGISTRY.1,
             name => name,
@@ -353,7 +350,7 @@ mod tests {
     #[test]
     fn redirects_lead_to_encrypted_places_only_unless_all_is_on_this_machine() {
         let local: ImageReference = "localhost:5000/web".parse().unwrap();
-        let client = Client::new(&local, None).unwrap();
+        let client = Client::new(local, None).unwrap();
         let url = "http://localhost:5000/v2/web/blobs/x";
         assert_eq!(client.redirect(url, "/other?a=b").unwrap(), "http://localhost:5000/other?a=b");
         assert_eq!(client.redirect(url, "https://store.example/x").unwrap(), "https://store.example/x");

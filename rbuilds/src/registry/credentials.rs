@@ -1,7 +1,7 @@
 //! Who the user is to a registry, from the files in which container engines keep it.
 //!
-//! `auths` of Docker's `config.json`, which podman, buildah and skopeo write too, in files of other names. Programs that
-//! keep credentials (`credHelpers`, `credsStore`) are not run.
+//! Docker's `config.json`, which podman, buildah and skopeo write too, in files of other names: the program that
+//! `credHelpers` names for a registry, else the one of `credsStore`, else what stands in `auths`.
 
 use std::{
     collections::BTreeMap,
@@ -12,10 +12,12 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Deserialize;
 
-use super::error::RegistryError;
+use super::{error::RegistryError, helper};
 
 /// The names under which Docker's own registry is kept.
 const DEFAULT_REGISTRY_NAMES: [&str; 3] = ["docker.io", "index.docker.io", "registry-1.docker.io"];
+/// The same for programs that keep credentials.
+const DEFAULT_SERVER: &str = "https://index.docker.io/v1/";
 /// Largest file of credentials that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
@@ -34,10 +36,12 @@ impl fmt::Debug for Credentials {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 struct File {
-    #[serde(default)]
     auths: BTreeMap<String, Entry>,
+    cred_helpers: BTreeMap<String, String>,
+    creds_store: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -87,6 +91,9 @@ fn read(path: &Path, registry: &str) -> io::Result<Option<Credentials>> {
     // The parser's own words could quote a secret.
     let file: File = serde_json::from_slice(&text)
         .map_err(|_| invalid("it is not a JSON file as `docker login` writes it"))?;
+    if let Some(known) = file.ask_helpers(registry)? {
+        return Ok(Some(known));
+    }
     let entry = file.auths.into_iter().find(|(key, _)| is_for(key, registry)).map(|(_, entry)| entry);
     entry
         .map_or(Ok(None), Entry::credentials)
@@ -100,6 +107,21 @@ fn is_for(key: &str, registry: &str) -> bool {
     let is_whole = matches!(path.trim_end_matches('/'), "" | "v1" | "v2");
     let is_same = |name: &str| name.eq_ignore_ascii_case(registry);
     is_whole && (is_same(host) || [host, registry].iter().all(|name| DEFAULT_REGISTRY_NAMES.contains(name)))
+}
+
+impl File {
+    fn ask_helpers(&self, registry: &str) -> io::Result<Option<Credentials>> {
+        let own = self.cred_helpers.iter().find(|(key, _)| is_for(key, registry));
+        if let Some((key, name)) = own.filter(|(_, name)| !name.is_empty()) {
+            return helper::ask(name, key);
+        }
+        match self.creds_store.as_deref().filter(|name| !name.is_empty()) {
+            // What `docker login` without a name keeps the credentials under.
+            Some(name) if DEFAULT_REGISTRY_NAMES.contains(&registry) => helper::ask(name, DEFAULT_SERVER),
+            Some(name) => helper::ask(name, registry),
+            None => Ok(None),
+        }
+    }
 }
 
 impl Entry {
@@ -154,6 +176,18 @@ mod tests {
         for name in ["r.example", "r.example:5000/team", "evil.example/r.example:5000", "xr.example:5000"] {
             assert_eq!(look_up(&file(name), "r.example:5000").unwrap(), None, "{name}");
         }
+    }
+
+    /// A helper that is missing shows which one would have been asked.
+    #[test]
+    fn the_registrys_own_helper_is_asked_before_the_store() {
+        let file = r#"{"credHelpers": {"https://r.example": "own-x"}, "credsStore": "store-x",
+                       "auths": {"r.example": {"auth": "dXNlcjpwYXNz"}, "plain.example": {}}}"#;
+        let asked = |registry: &str| look_up(file, registry).unwrap_err().to_string();
+        assert!(asked("r.example").contains("docker-credential-own-x"));
+        assert!(asked("plain.example").contains("docker-credential-store-x"));
+        let file = r#"{"credHelpers": {"r.example": ""}, "auths": {"r.example": {"auth": "dXNlcjpwYXNz"}}}"#;
+        assert_eq!(look_up(file, "r.example").unwrap(), pair("user", "pass"));
     }
 
     #[test]

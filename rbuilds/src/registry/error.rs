@@ -101,6 +101,15 @@ pub enum RegistryError {
         #[source]
         source: io::Error,
     },
+    /// A file of mirrors that cannot be read.
+    #[error("cannot use the mirrors in {}", path.display())]
+    Mirrors {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: io::Error,
+    },
     /// There are no certificates to check a registry's against.
     #[error("this machine trusts no certificate authority: install ca-certificates, or set SSL_CERT_FILE")]
     NoAuthorities,

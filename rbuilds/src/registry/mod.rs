@@ -8,7 +8,9 @@ mod cache;
 mod client;
 mod credentials;
 mod error;
+mod helper;
 mod lock;
+mod mirrors;
 mod retry;
 
 use std::{
@@ -33,6 +35,7 @@ use self::{
     cache::{Cache, Partial},
     client::{Client, header},
     lock::Lock,
+    mirrors::Mirrored,
     retry::Retries,
 };
 use crate::{
@@ -63,8 +66,12 @@ pub struct RegistryOptions {
     pub cache: Option<PathBuf>,
     /// Most bytes the cache keeps after a build; the image just built stays in any case. Default 20 GiB.
     pub cache_limit_bytes: u64,
+    /// Whether the lock file is told which image a tag names. Whoever only looks leaves it as it is.
+    pub record_tags: bool,
     /// A file of credentials in the form of Docker's `config.json`, read instead of those of the container engines.
     pub credentials: Option<PathBuf>,
+    /// A file of mirrors, read instead of `glasshouse/registries.toml` in the user's configuration folder.
+    pub mirrors: Option<PathBuf>,
 }
 
 /// When a registry is asked.
@@ -82,7 +89,7 @@ pub enum Network {
 impl Default for RegistryOptions {
     fn default() -> Self {
         let (network, cache_limit_bytes) = (Network::default(), DEFAULT_CACHE_LIMIT_BYTES);
-        Self { network, cache: None, cache_limit_bytes, credentials: None }
+        Self { network, cache: None, cache_limit_bytes, record_tags: true, credentials: None, mirrors: None }
     }
 }
 
@@ -114,7 +121,7 @@ pub(crate) fn pull(
     progress: Progress<'_>,
 ) -> Result<Pulled, RegistryError> {
     let cache = Cache::open(cache_folder(options)?)?;
-    let mut source = Source { image, options, cache, client: None };
+    let mut source = Source { image, options, cache, places: None };
     let mut lock = Lock::read(folder)?;
     let wanted = match image.version() {
         ImageVersion::Digest(digest) => {
@@ -128,7 +135,7 @@ pub(crate) fn pull(
     for (number, part) in (1..).zip(&parts) {
         source.fetch(part, Step::Pull { number, of, bytes: part.size }, progress)?;
     }
-    if let ImageVersion::Tag(_) = image.version() {
+    if let (ImageVersion::Tag(_), true) = (image.version(), options.record_tags) {
         lock.record(image, manifest.digest)?;
     }
     let used: BTreeSet<Digest> = parts.iter().chain([&manifest]).map(|blob| blob.digest).collect();
@@ -146,8 +153,16 @@ struct Source<'a> {
     image: &'a ImageReference,
     options: &'a RegistryOptions,
     cache: Cache,
-    /// Made when it is needed.
-    client: Option<Client<'a>>,
+    /// The mirrors that have not failed yet, and last the registry itself. Made when they are needed.
+    places: Option<Vec<Place<'a>>>,
+}
+
+/// Where an image may be had.
+struct Place<'a> {
+    client: Client<'a>,
+    is_mirror: bool,
+    /// Whether it may say what a tag names.
+    answers_tags: bool,
 }
 
 /// A manifest or an index, as far as finding blobs needs it.
@@ -198,18 +213,31 @@ impl<'a> Source<'a> {
             return Ok((digest, bytes));
         }
         let what = self.manifest_path(wanted);
-        let answer = self.client(&what)?.fetch(&what, MANIFESTS, 0)?;
-        let claimed = header(&answer, "docker-content-digest").and_then(|text| text.parse::<Digest>().ok());
-        let mut bytes = Vec::new();
-        let read = answer.into_body().into_reader().take(MAX_JSON_BYTES + 1).read_to_end(&mut bytes);
-        read.map_err(|source| RegistryError::NoAnswer { url: what.clone(), source })?;
-        if bytes.len() as u64 > MAX_JSON_BYTES {
-            return Err(RegistryError::Document { what, source: DocumentError::TooLong });
-        }
-        let found = Digest::of(&bytes);
-        match wanted.or(claimed) {
-            Some(expected) if expected != found => Err(RegistryError::WrongDigest { expected, found }),
-            _ => Ok((self.cache.write(&bytes)?, bytes)),
+        let bytes = self.anywhere(&what, wanted.is_none(), |place| receive_document(place, &what, wanted))?;
+        Ok((self.cache.write(&bytes)?, bytes))
+    }
+
+    /// Asks one place after the other, the registry itself last. A mirror that failed is asked no more.
+    fn anywhere<T>(
+        &mut self,
+        what: &str,
+        is_tag: bool,
+        mut ask: impl FnMut(&mut Client<'a>) -> Result<T, RegistryError>,
+    ) -> Result<T, RegistryError> {
+        let places = self.places(what)?;
+        let mut index = 0;
+        loop {
+            let place = places.get_mut(index).expect("the registry itself is the last and ends the loop");
+            if is_tag && !place.answers_tags {
+                index += 1;
+                continue;
+            }
+            match ask(&mut place.client) {
+                // It may have other images, and not this one.
+                Err(RegistryError::NotFound { .. }) if place.is_mirror => index += 1,
+                Err(_) if place.is_mirror => drop(places.remove(index)),
+                answer => return answer,
+            }
         }
     }
 
@@ -224,67 +252,32 @@ impl<'a> Source<'a> {
             return Ok(());
         }
         let what = format!("blobs/{}", blob.digest);
-        self.client(&what)?;
+        self.places(&what)?;
         progress(step);
         let mut partial = self.cache.begin(&blob.digest)?;
         if partial.is_done() && self.cache.len_of(&blob.digest) == Some(blob.size) {
             return Ok(());
         }
-        // What an earlier build left may be damaged; what this one received is not received again.
-        let mut is_left_over = partial.len() > 0;
-        loop {
-            self.complete(&what, blob, &mut partial)?;
-            let found = partial.digest();
-            if found == blob.digest {
-                return partial.finish();
-            }
-            partial.restart()?;
-            if !is_left_over {
-                return Err(RegistryError::WrongDigest { expected: blob.digest, found });
-            }
-            is_left_over = false;
-        }
+        self.anywhere(&what, false, |client| receive_blob(client, &what, blob, &mut partial))?;
+        partial.finish()
     }
 
-    /// Receives a blob until it is as long as it should be, however often the connection breaks.
-    fn complete(
-        &mut self,
-        what: &str,
-        blob: &Descriptor,
-        partial: &mut Partial,
-    ) -> Result<(), RegistryError> {
-        if partial.len() > blob.size {
-            partial.restart()?;
-        }
-        let mut retries = Retries::default();
-        let mut furthest = partial.len();
-        while partial.len() < blob.size {
-            let answer = match self.client(what)?.fetch(what, BLOBS, partial.len()) {
-                Err(RegistryError::Status { status: 416, .. }) if partial.len() > 0 => {
-                    partial.restart()?;
-                    continue;
-                }
-                answer => answer?,
-            };
-            if let Err(error) = receive(answer, blob, partial) {
-                if partial.len() >= furthest + PROGRESS_BYTES {
-                    furthest = partial.len();
-                    retries = Retries::default();
-                }
-                retries.after(error)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn client(&mut self, what: &str) -> Result<&mut Client<'a>, RegistryError> {
+    fn places(&mut self, what: &str) -> Result<&mut Vec<Place<'a>>, RegistryError> {
         if self.options.network == Network::Offline {
             return Err(RegistryError::Offline { what: what.to_owned() });
         }
-        if self.client.is_none() {
-            self.client = Some(Client::new(self.image, self.options.credentials.as_deref())?);
+        if self.places.is_none() {
+            let (options, auth_file) = (self.options, self.options.credentials.as_deref());
+            let mut places = Vec::new();
+            for Mirrored { image, tags } in mirrors::of(self.image, options.mirrors.as_deref())? {
+                let client = Client::new(image, auth_file)?;
+                places.push(Place { client, is_mirror: true, answers_tags: tags });
+            }
+            let client = Client::new(self.image.clone(), auth_file)?;
+            places.push(Place { client, is_mirror: false, answers_tags: true });
+            self.places = Some(places);
         }
-        Ok(self.client.as_mut().expect("it was made just now"))
+        Ok(self.places.as_mut().expect("they were made just now"))
     }
 
     fn manifest_path(&self, wanted: Option<Digest>) -> String {
@@ -293,6 +286,81 @@ impl<'a> Source<'a> {
             (None, ImageVersion::Tag(name) | ImageVersion::Digest(name)) => format!("manifests/{name}"),
         }
     }
+}
+
+/// The bytes of a manifest or index, which have the digest that is wanted, if there is one.
+fn receive_document(
+    client: &mut Client<'_>,
+    what: &str,
+    wanted: Option<Digest>,
+) -> Result<Vec<u8>, RegistryError> {
+    let answer = client.fetch(what, MANIFESTS, 0)?;
+    let claimed = header(&answer, "docker-content-digest").and_then(|text| text.parse::<Digest>().ok());
+    let mut bytes = Vec::new();
+    let read = answer.into_body().into_reader().take(MAX_JSON_BYTES + 1).read_to_end(&mut bytes);
+    read.map_err(|source| RegistryError::NoAnswer { url: what.to_owned(), source })?;
+    if bytes.len() as u64 > MAX_JSON_BYTES {
+        return Err(RegistryError::Document { what: what.to_owned(), source: DocumentError::TooLong });
+    }
+    let found = Digest::of(&bytes);
+    match wanted.or(claimed) {
+        Some(expected) if expected != found => Err(RegistryError::WrongDigest { expected, found }),
+        _ => Ok(bytes),
+    }
+}
+
+/// Receives a blob until it has its digest.
+fn receive_blob(
+    client: &mut Client<'_>,
+    what: &str,
+    blob: &Descriptor,
+    partial: &mut Partial,
+) -> Result<(), RegistryError> {
+    // What an earlier build or another place left may be damaged; what this one sent is not asked for again.
+    let mut is_left_over = partial.len() > 0;
+    loop {
+        complete(client, what, blob, partial)?;
+        let found = partial.digest();
+        if found == blob.digest {
+            return Ok(());
+        }
+        partial.restart()?;
+        if !is_left_over {
+            return Err(RegistryError::WrongDigest { expected: blob.digest, found });
+        }
+        is_left_over = false;
+    }
+}
+
+/// Receives a blob until it is as long as it should be, however often the connection breaks.
+fn complete(
+    client: &mut Client<'_>,
+    what: &str,
+    blob: &Descriptor,
+    partial: &mut Partial,
+) -> Result<(), RegistryError> {
+    if partial.len() > blob.size {
+        partial.restart()?;
+    }
+    let mut retries = Retries::default();
+    let mut furthest = partial.len();
+    while partial.len() < blob.size {
+        let answer = match client.fetch(what, BLOBS, partial.len()) {
+            Err(RegistryError::Status { status: 416, .. }) if partial.len() > 0 => {
+                partial.restart()?;
+                continue;
+            }
+            answer => answer?,
+        };
+        if let Err(error) = receive(answer, blob, partial) {
+            if partial.len() >= furthest + PROGRESS_BYTES {
+                furthest = partial.len();
+                retries = Retries::default();
+            }
+            retries.after(error)?;
+        }
+    }
+    Ok(())
 }
 
 /// Puts what an answer brings behind what is there, or in its place if the registry begins anew.

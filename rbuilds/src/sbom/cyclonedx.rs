@@ -9,13 +9,12 @@ use aws_lc_rs::digest::{Context, SHA256};
 use serde::Serialize;
 
 use super::{Inventory, Package, Program};
-use crate::{BuildReport, Digest, PcrValue, documents::ImageDigests};
+use crate::{BuildReport, Digest, PcrValue};
 
 /// What an inventory is of: the image, and what the framework put into it.
 #[derive(Debug)]
 pub(crate) struct Framework<'a> {
     pub(crate) report: &'a BuildReport,
-    pub(crate) image: ImageDigests,
     pub(crate) kernel_version: &'a str,
 }
 
@@ -131,13 +130,20 @@ struct Dependency<'a> {
     depends_on: &'a BTreeSet<String>,
 }
 
+/// The register of the signer's certificate. It is left out: signing does not change what is in an image.
+const SIGNER_PCR: u8 = 8;
+
+/// The registers that say what is in the image.
+fn registers<'a>(framework: &Framework<'a>) -> impl Iterator<Item = (&'a u8, &'a PcrValue)> {
+    framework.report.pcrs.iter().filter(|(index, _)| **index != SIGNER_PCR)
+}
+
 /// A UUID of version 8 (RFC 9562) that the image's measurements and this program's version determine.
 fn serial_number(framework: &Framework<'_>) -> String {
     let mut context = Context::new(&SHA256);
     context.update(b"glasshouse SBOM 1\0");
-    context.update(framework.image.sha256.to_hex().as_bytes());
     context.update(env!("CARGO_PKG_VERSION").as_bytes());
-    for PcrValue(value) in framework.report.pcrs.values() {
+    for (_, PcrValue(value)) in registers(framework) {
         context.update(value);
     }
     let digest = context.finish();
@@ -173,11 +179,7 @@ fn image<'a>(framework: &Framework<'a>) -> Component<'a> {
         reference: Some("image".to_owned()),
         name: &framework.report.name,
         description: Some("enclave image (EIF)"),
-        hashes: vec![
-            sha256(&framework.image.sha256),
-            Hash { alg: "SHA-384", content: hex::encode(framework.image.sha384) },
-        ],
-        properties: framework.report.pcrs.iter().map(pcr).collect(),
+        properties: registers(framework).map(pcr).collect(),
         ..Component::default()
     }
 }

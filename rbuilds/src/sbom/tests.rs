@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::{elf::tests::program, *};
 use crate::{
-    content::Spool,
+    content::Content,
     tree::{Inode, NewEntry},
 };
 
@@ -33,10 +33,11 @@ pub(super) fn purls(
 
 /// A tree of files with these modes.
 fn tree(files: &[(&str, u32, &[u8])]) -> Tree {
-    let mut spool = Spool::in_dir(&std::env::temp_dir()).unwrap();
     let mut tree = Tree::new();
     for (path, mode, content) in files {
-        let kind = Kind::File(spool.store(&mut &content[..], content.len() as u64).unwrap());
+        let mut file = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut file, content).unwrap();
+        let kind = Kind::File(Content::slice(std::sync::Arc::new(file), 0, content.len() as u64));
         let entry = NewEntry::Inode(Inode { mode: *mode, uid: 0, gid: 0, kind });
         tree.insert(&EntryPath::parse(path.as_bytes()).unwrap(), entry).unwrap();
     }

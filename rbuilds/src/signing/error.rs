@@ -38,7 +38,7 @@ pub enum SignError {
     },
     /// The private key is for another algorithm or curve.
     #[error(
-        "{} is not a private key on P-384, the curve for signing images: \
+        "{} is not a private key on P-256, P-384 or P-521, the curves for signing images: \
          `openssl ecparam -name secp384r1 -genkey -noout` makes one",
         path.display()
     )]
@@ -125,12 +125,23 @@ pub enum SignError {
         /// Their file.
         path: PathBuf,
     },
-    /// The image is signed, its reference values are still those of the unsigned one.
+    /// The provenance beside the image is of something else, or none.
+    #[error(
+        "{} is not the provenance of {}: move it away, or build the image again",
+        path.display(), image.display()
+    )]
+    OtherProvenance {
+        /// The image file.
+        image: PathBuf,
+        /// Its file.
+        path: PathBuf,
+    },
+    /// The image is signed, what stands beside it is still that of the unsigned one.
     #[error("{} is signed, but PCR8 could not be added to {}", image.display(), path.display())]
-    ReferenceValues {
+    Beside {
         /// The signed image.
         image: PathBuf,
-        /// The reference values.
+        /// The reference values or the provenance.
         path: PathBuf,
         /// What the system said.
         #[source]
@@ -142,7 +153,7 @@ impl SignError {
     /// Whether what was asked for is at fault, rather than this machine or the image.
     pub fn is_mistake(&self) -> bool {
         match self {
-            Self::Image(_) | Self::Write { .. } | Self::ReferenceValues { .. } => false,
+            Self::Image(_) | Self::Write { .. } | Self::Beside { .. } => false,
             Self::Sign { source, .. } => {
                 matches!(source, SignerError::Foreign | SignerError::SignatureForm { .. })
             }

@@ -28,7 +28,7 @@ const ENCRYPTED: [&[u8]; 2] = [b"BEGIN ENCRYPTED PRIVATE KEY", b"Proc-Type: 4,EN
 /// Where signatures come from.
 #[derive(Clone, Copy, Debug)]
 pub enum KeySource<'a> {
-    /// A file with a P-384 private key, PEM.
+    /// A file with a private key on P-256, P-384 or P-521, PEM.
     File(&'a Path),
     /// A command for `sh`, which has the bytes on its stdin signed and prints the signature.
     Command(&'a str),

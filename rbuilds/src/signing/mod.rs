@@ -16,6 +16,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use eif::Curve;
 use eif::{PCR_BYTES, Signer};
 use serde::Serialize;
 
@@ -25,10 +26,11 @@ pub use self::{
     material::{KeySource, certificates, signer},
 };
 use crate::{
-    BuildReport, Error, Limits, PcrValue,
+    BuildReport, DocumentPaths, Error, Limits, PcrValue,
+    documents::image_digest,
     image::{Image, Part, known_registers},
     output::Output,
-    reference_values_path,
+    provenance, reference_values_path,
 };
 
 /// The registers of an image file.
@@ -52,19 +54,19 @@ pub fn measure(image: &Path) -> Result<MeasuredImage, Error> {
 }
 
 impl MeasuredImage {
-    /// The bytes to sign with ECDSA on P-384 and SHA-384, for a signer elsewhere.
-    pub fn bytes_to_sign(&self) -> Vec<u8> {
-        eif::bytes_to_sign(&self.pcr0)
+    /// The bytes to sign with ECDSA on this curve and its hash, for a signer elsewhere.
+    pub fn bytes_to_sign(&self, curve: Curve) -> Vec<u8> {
+        eif::bytes_to_sign(curve, &self.pcr0)
     }
 
     /// Writes [`MeasuredImage::bytes_to_sign`] to a file, whole or not at all.
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn write_bytes_to_sign(&self, path: &Path) -> Result<(), Error> {
+    pub fn write_bytes_to_sign(&self, curve: Curve, path: &Path) -> Result<(), Error> {
         let write = || -> io::Result<()> {
             let mut output = Output::create(path)?;
-            output.file().write_all(&self.bytes_to_sign())?;
+            output.file().write_all(&self.bytes_to_sign(curve))?;
             output.commit()
         };
         write().map_err(|source| Error::File { doing: "write", path: path.to_owned(), source })
@@ -104,24 +106,29 @@ pub struct SignedImage {
     /// The reference values beside it, if there were some beside the image that was signed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reference_values: Option<PathBuf>,
+    /// The provenance beside it, if there was one beside the image that was signed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub provenance: Option<PathBuf>,
 }
 
 impl fmt::Display for SignedImage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.image.display())?;
         write_registers(f, &self.pcrs)?;
-        match &self.reference_values {
-            Some(path) => writeln!(f, "reference values: {}", path.display()),
-            None => Ok(()),
+        let beside = [("reference values", &self.reference_values), ("provenance", &self.provenance)];
+        for (what, path) in beside.into_iter().filter_map(|(what, path)| Some((what, path.as_ref()?))) {
+            writeln!(f, "{what}: {}", path.display())?;
         }
+        Ok(())
     }
 }
 
 /// Puts a signature on an image, which appears in the place of `input.output` whole or not at all. The image is neither
-/// built again nor held in memory. Reference values beside it get PCR8.
+/// built again nor held in memory. Reference values and provenance beside it get PCR8, and the provenance the digest of the
+/// signed file.
 ///
 /// # Errors
-/// [`SignError`]. Nothing has changed then, unless it is the reference values that could not be put in their place.
+/// [`SignError`]. Nothing has changed then, unless it is what stands beside the image that could not be put in its place.
 pub fn sign(input: &SignInput<'_>) -> Result<SignedImage, SignError> {
     let mut image = Image::open(input.image)?;
     if image.part(Part::Signature).is_some() && !input.replace {
@@ -136,13 +143,38 @@ pub fn sign(input: &SignInput<'_>) -> Result<SignedImage, SignError> {
     let manifest = image.manifest(&Limits::default());
     let pcrs = known_registers(&measured, manifest.as_deref());
     let eif_bytes = output.file().metadata().map_err(|e| unwritable(input.output, e))?.len();
-    let beside = recorded.map(|recorded| updated(input, recorded, &pcrs, eif_bytes)).transpose()?;
+    let values = recorded.map(|recorded| updated(input, recorded, &pcrs, eif_bytes)).transpose()?;
+    let statement = updated_provenance(input, &mut output, &pcrs)?;
     output.commit().map_err(|e| unwritable(input.output, e))?;
-    let reference_values = beside.map(|(path, draft)| match draft.commit() {
-        Ok(()) => Ok(path),
-        Err(source) => Err(SignError::ReferenceValues { image: input.output.to_owned(), path, source }),
-    });
-    Ok(SignedImage { image: input.output.to_owned(), pcrs, reference_values: reference_values.transpose()? })
+    let put = |beside: Option<(PathBuf, Output)>| {
+        let put = beside.map(|(path, draft)| match draft.commit() {
+            Ok(()) => Ok(path),
+            Err(source) => Err(SignError::Beside { image: input.output.to_owned(), path, source }),
+        });
+        put.transpose()
+    };
+    let (reference_values, provenance) = (put(values)?, put(statement)?);
+    Ok(SignedImage { image: input.output.to_owned(), pcrs, reference_values, provenance })
+}
+
+/// The provenance of the signed image, written but not yet in its place, if there is one beside the image.
+fn updated_provenance(
+    input: &SignInput<'_>,
+    output: &mut Output,
+    pcrs: &BTreeMap<u8, PcrValue>,
+) -> Result<Option<(PathBuf, Output)>, SignError> {
+    let path = DocumentPaths::beside(input.image).provenance;
+    let statement = match fs::read(&path) {
+        Ok(statement) => statement,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(Error::File { doing: "read", path, source }.into()),
+    };
+    let digest = image_digest(output.file()).map_err(|e| unwritable(input.output, e))?;
+    let Some(statement) = provenance::of_signed(&statement, &digest, pcrs) else {
+        return Err(SignError::OtherProvenance { image: input.image.to_owned(), path });
+    };
+    let path = DocumentPaths::beside(input.output).provenance;
+    draft(path, &statement).map(Some)
 }
 
 /// The reference values beside the image that is to be signed.
@@ -171,9 +203,17 @@ fn updated(
     }
     report.pcrs.extend(pcrs);
     report.eif_bytes = eif_bytes;
-    let path = reference_values_path(input.output);
-    let mut draft = Output::create(&path).map_err(|e| unwritable(&path, e))?;
-    draft.file().write_all(report.to_json().as_bytes()).map_err(|e| unwritable(&path, e))?;
+    draft(reference_values_path(input.output), &report.to_json())
+}
+
+/// A file that is not yet in its place.
+fn draft(path: PathBuf, text: &str) -> Result<(PathBuf, Output), SignError> {
+    let write = || -> io::Result<Output> {
+        let mut draft = Output::create(&path)?;
+        draft.file().write_all(text.as_bytes())?;
+        Ok(draft)
+    };
+    let draft = write().map_err(|e| unwritable(&path, e))?;
     Ok((path, draft))
 }
 

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test program uses a part of this")]
 
+pub(crate) mod server;
 pub(crate) mod stack;
 
 use std::{
@@ -16,7 +17,9 @@ use eif::{
     cpio::{Entry, Kind, Reader},
 };
 use manifest::Manifest;
-use rbuilds::{BuildInput, BuildReport, Digest, Error, Kernel, Limits, RegistryOptions, build};
+use rbuilds::{
+    BuildInput, BuildReport, Digest, Error, Kernel, Limits, RegistryOptions, Verification, build, verify,
+};
 use serde_json::{Value, json};
 use stack::{Listing, Seen, name_links};
 
@@ -33,7 +36,12 @@ impl Workshop {
         fs::write(dir.path().join("bzImage"), b"a kernel").unwrap();
         fs::write(dir.path().join("guest"), b"the guest binary").unwrap();
         fs::create_dir(dir.path().join("out")).unwrap();
-        Self { dir, limits: Limits::default(), registry: RegistryOptions::default() }
+        let registry = RegistryOptions {
+            cache: Some(dir.path().join("cache")),
+            mirrors: Some(dir.path().join("registries.toml")),
+            ..RegistryOptions::default()
+        };
+        Self { dir, limits: Limits::default(), registry }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -50,20 +58,30 @@ impl Workshop {
     }
 
     pub(crate) fn build_text(&self, text: &str) -> Result<BuildReport, Error> {
+        self.with_input(text, &self.output(), |input| build(input, &|_| {}))
+    }
+
+    /// Builds the same again beside the image and compares.
+    pub(crate) fn verify(&self, image: &str) -> Result<Verification, Error> {
+        let text = format!("name = \"test\"\nimage = {image}\n[app]\ncommand = [\"/bin/app\"]\n");
+        self.with_input(&text, &self.path("again.eif"), |input| verify(&self.output(), input, &|_| {}))
+    }
+
+    fn with_input<T>(&self, text: &str, output: &Path, then: impl FnOnce(&BuildInput<'_>) -> T) -> T {
         let manifest = Manifest::parse(text).unwrap();
-        let (guest, output) = (self.path("guest"), self.output());
+        let guest = self.path("guest");
         let input = BuildInput {
             manifest: &manifest,
             base_dir: self.dir.path(),
             guest_binary: &guest,
             kernel: Kernel::new(self.path("bzImage"), None),
-            output: &output,
+            output,
             limits: self.limits,
             registry: self.registry.clone(),
             build_time: 0,
             signer: None,
         };
-        build(&input, &|_| {})
+        then(&input)
     }
 
     /// Builds what is refused and shows that nothing is left of it.
