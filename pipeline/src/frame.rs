@@ -51,8 +51,10 @@ pub enum Kind {
     StdinEnd = 0x13,
     /// The client's terminal has another size: [`crate::request::WindowSize`].
     WindowSize = 0x14,
-    /// A signal for the program: its number in one byte.
+    /// A signal for the program: its number in one byte. 0 only says that the client is still there.
     Signal = 0x15,
+    /// The client may send so many bytes of input more: a 32-bit big-endian integer.
+    StdinWindow = 0x16,
     /// A file begins: its metadata.
     Entry = 0x20,
     /// Bytes of a file.
@@ -70,7 +72,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 17] = [
+    const ALL: [Self; 18] = [
         Self::Request,
         Self::Accepted,
         Self::Refused,
@@ -81,6 +83,7 @@ impl Kind {
         Self::StdinEnd,
         Self::WindowSize,
         Self::Signal,
+        Self::StdinWindow,
         Self::Entry,
         Self::Data,
         Self::Hole,
@@ -100,7 +103,7 @@ impl Kind {
         match self {
             Self::StdinEnd => 0,
             Self::Signal => 1,
-            Self::WindowSize => 4,
+            Self::WindowSize | Self::StdinWindow => 4,
             Self::Data | Self::Have => MAX_PAYLOAD_BYTES,
             _ => MAX_CONTROL_BYTES,
         }

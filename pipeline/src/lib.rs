@@ -7,8 +7,22 @@
 
 #![forbid(unsafe_code)]
 
+pub mod access;
+mod application;
+mod background;
+mod descriptor;
 pub mod frame;
+mod limits;
+mod process;
+mod relay;
 pub mod reply;
 pub mod request;
 pub mod serve;
+mod session;
+pub mod trace;
 pub mod transfer;
+
+pub use application::Application;
+pub use limits::Limits;
+pub use relay::STDIN_WINDOW_BYTES;
+pub use session::Sessions;
