@@ -10,7 +10,10 @@
 pub mod access;
 mod application;
 mod background;
+pub mod cli;
+pub mod client;
 mod descriptor;
+pub mod expected;
 pub mod frame;
 mod limits;
 mod process;
@@ -18,6 +21,7 @@ mod relay;
 pub mod reply;
 pub mod request;
 pub mod serve;
+pub mod server;
 mod session;
 pub mod trace;
 pub mod transfer;

@@ -28,6 +28,9 @@ use crate::{
 /// How long the last frames of a session may take to leave.
 const FAREWELL: Duration = Duration::from_secs(30);
 
+/// How long a client may take to hang up after it.
+const LINGER: Duration = Duration::from_secs(2);
+
 /// Bytes of the transcript or of a service's output in one frame.
 const CHUNK_BYTES: usize = 32 << 10;
 
@@ -91,7 +94,7 @@ impl Sessions {
                 let root = self.application.root.clone();
                 let mut session = Session { request, root, reach, input, output };
                 let outcome = self.admitted(&mut session, &bytes, operator).await;
-                output = session.output;
+                (input, output) = (session.input, session.output);
                 outcome
             }
             Err(error) => Err(error),
@@ -114,7 +117,10 @@ impl Sessions {
             output.shutdown().await
         };
         // Whoever does not take the last word goes without.
-        let _ = timeout(FAREWELL, farewell).await;
+        if let Ok(Ok(())) = timeout(FAREWELL, farewell).await {
+            // A socket that is closed with unread bytes in it can take back what was sent.
+            let _ = timeout(LINGER, async { while let Ok(Some(_)) = input.next().await {} }).await;
+        }
     }
 
     /// Reads the request, and asks whether the operator may.
