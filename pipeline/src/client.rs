@@ -45,7 +45,7 @@ pub enum ClientError {
     Connect(#[from] ConnectError),
     /// The channel was not opened: the enclave is not the one expected, or does not let this key in.
     #[error(transparent)]
-    Open(#[from] OpenError),
+    Open(Box<OpenError>),
     /// The request cannot be made.
     #[error(transparent)]
     Request(#[from] RequestError),
@@ -64,6 +64,12 @@ pub enum ClientError {
     /// Output cannot be written.
     #[error("cannot write the output")]
     Output(#[source] io::Error),
+}
+
+impl From<OpenError> for ClientError {
+    fn from(error: OpenError) -> Self {
+        Self::Open(Box::new(error))
+    }
 }
 
 /// What a person or a program at this end does to what runs at the other.

@@ -310,4 +310,4 @@ fn untraceable(reason: &str) -> Refusal {
     Refusal::new(Code::Untraceable, format!("nobody is admitted: {reason}"))
 }
 
-const _: () = assert!(RESERVED_BYTES < MAX_TRANSCRIPT_BYTES && MAX_ENTRY_BYTES < RESERVED_BYTES as usize);
+const _: () = assert!(RESERVED_BYTES < MAX_TRANSCRIPT_BYTES && (MAX_ENTRY_BYTES as u64) < RESERVED_BYTES);

@@ -1,5 +1,7 @@
 //! Nothing of a session outlives it: no descriptor, no zombie. Alone in its process, because it counts both.
 
+#![expect(clippy::unwrap_used, reason = "tests may panic")]
+
 #[path = "sessions/world.rs"]
 #[expect(dead_code, reason = "the other tests use all of it")]
 mod world;

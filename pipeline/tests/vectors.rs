@@ -1,5 +1,7 @@
 //! The vectors in `docs/spec/vectors/` are what this code makes, and refuse what it refuses.
 
+#![expect(clippy::unwrap_used, reason = "tests may panic")]
+
 use std::path::Path;
 
 use pipeline::{
@@ -17,7 +19,10 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 fn unhex(text: &str) -> Vec<u8> {
-    text.as_bytes().chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
+    text.as_bytes()
+        .chunks(2)
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+        .collect()
 }
 
 fn vectors(name: &str) -> Value {
@@ -44,7 +49,12 @@ fn requests() -> Vec<Request> {
     vec![
         Request::Run(run()),
         Request::Shell(Shell { program: None, setting: Setting::default(), terminal }),
-        Request::SendFile(SendFile { path: b"/a".to_vec(), mode: Some(0o644), size: Some(1 << 32), resume: true }),
+        Request::SendFile(SendFile {
+            path: b"/a".to_vec(),
+            mode: Some(0o644),
+            size: Some(1 << 32),
+            resume: true,
+        }),
         Request::Services,
         Request::ServiceRestart { service: "web".into() },
         Request::Status { id: None },
@@ -78,7 +88,8 @@ fn entries_and_heads_are_those_of_the_specification() {
     let open = Event::Open { operator: "alice".into(), key: key.into(), request };
     let exit = Exit { status: 137, signal: Some(9), timed_out: true };
     let close = |ending| Event::Close { session: 1, ending, files: 2, bytes: 300, digest: Some([7; 32]) };
-    let events = [open, close(Ending::Exit(exit)), Event::Restart, close(Ending::Refused(8)), close(Ending::Lost)];
+    let events =
+        [open, close(Ending::Exit(exit)), Event::Restart, close(Ending::Refused(8)), close(Ending::Lost)];
     let (mut chain, mut found) = (Chain::default(), Vec::new());
     for (number, event) in (1..).zip(events) {
         let bytes = Entry { number, time_ms: 1_700_000_000_000, event }.encode();

@@ -255,7 +255,8 @@ mod tests {
 
     #[test]
     fn words_after_two_dashes_are_the_programs() {
-        let Command::Run(run) = parse(&["--cid", "16", "run", "-t", "--", "ls", "-l", "--addr"]).unwrap().command
+        let Command::Run(run) =
+            parse(&["--cid", "16", "run", "-t", "--", "ls", "-l", "--addr"]).unwrap().command
         else {
             panic!("run is run");
         };
@@ -269,7 +270,8 @@ mod tests {
     /// Scripts that were written for tools with these flags go on working.
     #[test]
     fn older_flags_are_understood() {
-        let args = parse(&["run", "--cid", "127", "--port", "53000", "--command", "ls", "--no-wait"]).unwrap();
+        let args =
+            parse(&["run", "--cid", "127", "--port", "53000", "--command", "ls", "--no-wait"]).unwrap();
         assert_eq!((args.client.cid, args.client.port), (Some(127), 53000));
         let words = ["send-file", "--cid", "127", "--port", "1", "--localpath", "/a", "--remotepath", "/b"];
         assert!(matches!(parse(&words).unwrap().command, Command::Transfer(TransferCommand::SendFile(_))));

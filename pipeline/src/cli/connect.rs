@@ -34,7 +34,7 @@ async fn identity(named: Option<&Path>) -> Result<Box<dyn Identity>, Failure> {
         Some(path) => vec![path.to_owned()],
         None => default_files(),
     };
-    for path in &files {
+    if let Some(path) = files.first() {
         if let Some(key) = from_agent(path).await {
             return Ok(key);
         }

@@ -169,7 +169,7 @@ async fn list(client: &Client, request: &Request, json: bool, columns: &[&str]) 
 
 async fn carry_files(client: &Client, transfer: TransferCommand) -> Result<u8, Failure> {
     let failed = |error: transfer::client::ClientError| match error {
-        transfer::client::ClientError::Transfer(TransferError::Refused(refusal)) => Failure::Refused(refusal),
+        transfer::client::ClientError::Transfer(TransferError::Peer(refusal)) => Failure::Refused(refusal),
         error => Failure::channel(error),
     };
     // What is not there locally is no reason to disturb the enclave.

@@ -1,3 +1,5 @@
+#![expect(clippy::indexing_slicing, reason = "tests may panic")]
+
 use proptest::{collection::vec, option::of, prelude::*};
 
 use super::*;

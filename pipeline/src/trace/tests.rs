@@ -251,7 +251,8 @@ fn what_a_killed_server_leaves_half_done_is_finished() {
 
 #[test]
 fn a_transcript_that_was_changed_is_noticed() {
-    let changes: [(&str, fn(&mut Vec<Vec<u8>>)); 5] = [
+    type Change = fn(&mut Vec<Vec<u8>>);
+    let changes: [(&str, Change); 5] = [
         ("the last entry dropped", |entries| drop(entries.drain(3..))),
         ("an entry in the middle dropped", |entries| drop(entries.remove(2))),
         ("two entries swapped", |entries| entries.swap(1, 2)),

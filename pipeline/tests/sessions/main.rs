@@ -1,5 +1,7 @@
 //! Sessions from the first frame to the last, over streams in memory.
 
+#![expect(clippy::unwrap_used, reason = "tests may panic")]
+
 mod admission;
 mod background;
 mod faults;
