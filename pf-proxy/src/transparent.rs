@@ -8,7 +8,8 @@
 //! The host is asked for each connection by name, and decides nothing: whatever it answers, only what the policy allows is
 //! ever asked of it.
 //!
-//! Init starts it before the services. One thread moves packets, one everything else.
+//! Init starts it before the services. One thread moves packets, those of the relay engine move bytes, and one does
+//! everything else.
 
 pub(crate) mod cli;
 mod device;
@@ -31,6 +32,7 @@ use std::{
 use egress::Policy;
 use intercept::{flows::Listeners, plan};
 use manifest::Dns;
+use relay::Engine;
 use sys::tun::Tun;
 use tokio::{
     net::{TcpListener, TcpSocket},
@@ -152,12 +154,13 @@ impl Transparent {
         let (events, mut happened) = mpsc::channel(QUEUE);
         let (commands, mut ended) = device.start(events).map_err(Error::Device)?;
 
+        let engine = Engine::start(Engine::default_threads()).map_err(Error::Device)?;
         let guide = Arc::new(Guide::new(config.policy));
         let records = Arc::new(Records::default());
         let uplink = Uplink::new(config.host);
         let upstream = Upstream::new(uplink.clone(), &config.dns, upstream::mozilla());
         let resolver = Arc::new(Resolver::new(Arc::clone(&guide), upstream, Arc::clone(&records)));
-        let tcp = Tcp::new(&guide, &uplink, &records, &resolver, commands.clone());
+        let tcp = Tcp::new(&guide, &uplink, &records, &resolver, commands.clone(), engine);
         let udp = Udp::new(&guide, &uplink, &records, &resolver, commands);
 
         let mut tasks = JoinSet::new();

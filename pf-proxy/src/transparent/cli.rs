@@ -35,7 +35,7 @@ pub(crate) struct TransparentArgs {
     device: String,
 
     /// How many TCP connections to track at once; attempts beyond wait
-    #[arg(long, value_name = "N", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     max_connections: u32,
 }
 

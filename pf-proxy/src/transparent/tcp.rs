@@ -13,12 +13,13 @@ use intercept::{
     flows::{Decision, Wanted},
     plan::{DNS_PORT, Family},
 };
+use relay::{Engine, LinkOptions};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     time::sleep,
 };
-use transport::{RelayError, RelayOptions, Relayed, Stream, relay};
+use transport::Stream;
 
 use super::{device::Commands, guide::Guide, records::Records, resolver::Resolver, uplink::Uplink};
 
@@ -44,6 +45,8 @@ pub(super) struct Tcp {
     resolver: Arc<Resolver>,
     commands: Commands,
     asked: Semaphore,
+    engine: Engine,
+    link: Arc<LinkOptions>,
     /// What was made outside and is about to be accepted, by its peer.
     made: Mutex<HashMap<SocketAddr, (Instant, Made)>>,
 }
@@ -64,6 +67,7 @@ impl Tcp {
         records: &Arc<Records>,
         resolver: &Arc<Resolver>,
         commands: Commands,
+        engine: Engine,
     ) -> Arc<Self> {
         Arc::new(Self {
             guide: Arc::clone(guide),
@@ -72,6 +76,8 @@ impl Tcp {
             resolver: Arc::clone(resolver),
             commands,
             asked: Semaphore::new(MAX_ASKED),
+            engine,
+            link: Arc::default(),
             made: Mutex::default(),
         })
     }
@@ -156,14 +162,13 @@ impl Tcp {
             Made::Resolver => return self.resolver.serve(program).await,
             Made::Outside { stream, record } => (stream, record),
         };
-        let begun = Instant::now();
-        let outcome = relay(Stream::from(program), outside, RelayOptions::default()).await;
-        let Relayed { a_to_b, b_to_a } = outcome.unwrap_or_else(|error| match error {
-            RelayError::Read { relayed, .. } | RelayError::Write { relayed, .. } => relayed,
-            _ => Relayed::default(),
-        });
-        (record.sent, record.received) = (a_to_b, b_to_a);
-        record.duration_ms = milliseconds(begun.elapsed());
+        let sockets = (Stream::from(program).into_fd().await, outside.into_fd().await);
+        if let (Ok(program), Ok(outside)) = sockets {
+            let report = self.engine.relay(program, outside, &self.link).await;
+            (record.sent, record.received) = (report.a_to_b, report.b_to_a);
+            record.duration_ms = milliseconds(report.lasted);
+            tracing::debug!(cause = report.cause.name(), "connection ended");
+        }
         self.records.push(record);
     }
 
