@@ -72,10 +72,10 @@ pub(crate) struct BuildArgs {
     /// The static program that becomes the enclave's init. Default: glasshouse-enclave beside this program.
     #[arg(long, env = "GLASSHOUSE_ENCLAVE", value_name = "FILE")]
     pub(crate) enclave: Option<PathBuf>,
-    /// Sign the image with this private key: P-384, PEM (PKCS#8 or SEC 1), not encrypted.
+    /// Sign the image with this private key: P-384, P-256 or P-521, PEM (PKCS#8 or SEC 1), not encrypted.
     #[arg(long, value_name = "FILE", requires = "sign_cert", conflicts_with = "sign_command")]
     pub(crate) sign_key: Option<PathBuf>,
-    /// Have this command sign the image. It gets the bytes to sign on stdin (ECDSA on P-384 with SHA-384) and prints the
+    /// Have this command sign the image. It gets the bytes to sign on stdin (ECDSA with the hash of the key's curve) and prints the
     /// signature, DER or r and s; run by sh.
     #[arg(long, value_name = "CMD", requires = "sign_cert")]
     pub(crate) sign_command: Option<String>,
@@ -193,9 +193,10 @@ pub(crate) struct LogsArgs {
 pub(crate) struct StopArgs {
     /// The enclave's name.
     pub(crate) name: String,
-    /// Seconds to wait for a clean end before the enclave is ended by force.
-    #[arg(short, long, default_value_t = 20)]
-    pub(crate) timeout: u64,
+    /// Seconds to wait for a clean end before the enclave is ended by force. Default: the longest `stop_timeout` in the
+    /// image's manifest, at least 10, and 10 more.
+    #[arg(short, long)]
+    pub(crate) timeout: Option<u64>,
 }
 
 #[derive(Debug, Args)]

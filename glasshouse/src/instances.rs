@@ -46,14 +46,13 @@ pub(crate) fn ps(args: &PsArgs) -> Result<Exit> {
         }
         return Ok(Exit::Done);
     }
-    let mut table = Table::new(["NAME", "STATUS", "BACKEND", "AGE", "PORTS", "IMAGE"]);
+    let mut table = Table::new(["NAME", "STATUS", "HEALTH", "BACKEND", "AGE", "PORTS", "IMAGE"]);
     for instance in &shown {
         let ports: Vec<_> = instance.publish.iter().map(ToString::to_string).collect();
         let image = instance.image.display().to_string();
-        let cells =
-            [&status(instance), backend::name(instance.backend), &age(instance), &ports.join(" "), &image];
-        let [status, backend, age, ports, image] = cells;
-        table.row([&instance.name, status, backend, age, ports, image]);
+        let backend = backend::name(instance.backend);
+        let (status, health, age) = (status(instance), health(instance), age(instance));
+        table.row([&instance.name, &status, &health, backend, &age, &ports.join(" "), &image]);
     }
     output::print(table.to_string().trim_end())?;
     Ok(Exit::Done)
@@ -65,6 +64,14 @@ fn status(instance: &Instance) -> String {
         Status::Ready => "ready".to_owned(),
         Status::Exited { code } => format!("exited {code}"),
         Status::Died => "died".to_owned(),
+    }
+}
+
+/// What ended has no health.
+fn health(instance: &Instance) -> String {
+    match instance.status {
+        Status::Starting | Status::Ready => instance.health.to_string(),
+        Status::Exited { .. } | Status::Died => "-".to_owned(),
     }
 }
 
@@ -156,8 +163,9 @@ pub(crate) fn stop(args: &StopArgs) -> Result<Exit> {
     }
     let supervisor = Pid::from_raw(instance.supervisor).context("instance.json is damaged")?;
     signal(supervisor, Signal::TERM)?;
-    if !ended_within(&folder, Duration::from_secs(args.timeout))? {
-        output::say(&format!("{} did not end within {} s and is ended by force", args.name, args.timeout));
+    let seconds = args.timeout.unwrap_or(instance.stop_seconds);
+    if !ended_within(&folder, Duration::from_secs(seconds))? {
+        output::say(&format!("{} did not end within {seconds} s and is ended by force", args.name));
         // A second request makes the supervisor end the enclave and tidy up.
         signal(supervisor, Signal::TERM)?;
         if !ended_within(&folder, Duration::from_secs(5))? {

@@ -15,6 +15,7 @@ mod doctor;
 mod enclave;
 mod evidence;
 mod exit;
+mod health;
 mod host;
 mod image;
 mod instances;

@@ -21,6 +21,7 @@ use crate::{
     cli::{BackendKind, RunArgs},
     enclave::Enclave,
     exit::{Exit, RUN_FAILED, Usage},
+    health::Healths,
     host::Fabric,
     image::Image,
     output::{self, Output},
@@ -197,6 +198,8 @@ async fn supervise(plan: &Plan, claimed: &Claimed, output: &mut Output) -> Resul
         supervisor: rustix::process::getpid().as_raw_nonzero().get(),
         started: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
         publish: Vec::new(),
+        health: Healths::of(&plan.image.manifest),
+        stop_seconds: (plan.image.stop_timeout() + 2 * SHUTDOWN_GRACE).as_secs(),
         status: Status::Starting,
     };
     // Heard from before there is anything to end: a `stop` that comes early must not leave half a start behind.
@@ -252,6 +255,9 @@ async fn watch(
         tokio::select! {
             Some(record) = enclave.events.recv() => {
                 output.record(&record)?;
+                if instance.health.take(&record.event) {
+                    claimed.record(instance)?;
+                }
                 match record.event {
                     Event::Ready => {
                         if let Some(published) = published.take() {

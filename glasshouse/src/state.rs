@@ -18,7 +18,7 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{cli::BackendKind, exit::Usage, paths, publish::Publish};
+use crate::{cli::BackendKind, exit::Usage, health::Healths, paths, publish::Publish};
 
 /// Longest path of an enclave's folder: sockets below it must fit the 107 bytes of a Unix address.
 const MAX_FOLDER_BYTES: usize = 90;
@@ -49,9 +49,20 @@ pub(crate) struct Instance {
     pub(crate) started: u64,
     /// Ports of this machine that lead to it, as bound.
     pub(crate) publish: Vec<Publish>,
+    /// What its services last said of their health; left out if none has a health check.
+    #[serde(default, skip_serializing_if = "Healths::is_empty")]
+    pub(crate) health: Healths,
+    /// How long a clean end may take, in seconds, from the request to the end of its supervisor.
+    #[serde(default = "usual_stop_seconds")]
+    pub(crate) stop_seconds: u64,
     /// Where it is in its life: the member `status`, and `code` when it has exited.
     #[serde(flatten)]
     pub(crate) status: Status,
+}
+
+/// For an enclave that an earlier version of this program started.
+fn usual_stop_seconds() -> u64 {
+    20
 }
 
 /// Where an enclave is in its life.
