@@ -114,8 +114,8 @@ async fn ask(verb: &str, socket: &str, local: &str, remote: &str) -> Result<()> 
         }
         _ => return Err("no such verb".into()),
     };
-    session.shutdown().await?;
-    // The server's farewell.
+    // The server's farewell. It may be gone before it reads this side's.
     session.read_to_end(&mut Vec::new()).await?;
+    let _ = session.shutdown().await;
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Files and directories from one side to the other: whole, checked and confined, or not at all.
 //!
-//! A transfer has a sender and a receiver; which of them is the client depends on the verb. The sender is [`send`], the
-//! receiver [`receive`]; both work on a thread of their own while a task moves bytes. [`TransferVerbs`] is the server's
+//! A transfer has a sender and a receiver; which of them is the client depends on the verb. Both work
+//! on a thread of their own while a task moves bytes. [`TransferVerbs`] is the server's
 //! side of the verbs and [`client`] the other.
 //!
 //! - A file appears under its name when all of it is there and its BLAKE3 digest agrees, and not before.
