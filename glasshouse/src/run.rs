@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use enclave_init::event::Event;
-use pf_proxy::{Reverse, Route, host::Guard};
+use pf_proxy::{Options, Reverse, Route, host::Guard};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::{Instant, sleep_until, timeout},
@@ -245,7 +245,7 @@ async fn watch(
 ) -> Result<u8> {
     let started = Instant::now();
     // Bound now, so that a port in use is known at once; served when there is somebody to answer.
-    let published = publish(&plan.publish, &enclave.fabric).await?;
+    let published = publish(&plan.publish, &enclave.fabric)?;
     instance.publish = bound(&plan.publish, &published);
     let mut published = Some(published);
     let mut deadline = started + plan.ready_timeout;
@@ -317,12 +317,12 @@ async fn last_word(enclave: &mut Enclave, output: &mut Output) -> Result<Option<
 }
 
 /// Binds the ports of this machine that lead to the enclave.
-async fn publish(ports: &[Publish], fabric: &Fabric) -> Result<Reverse> {
+fn publish(ports: &[Publish], fabric: &Fabric) -> Result<Reverse> {
     let route = |port: &Publish| Route {
         listen: Addr::Tcp(port.host.to_string()),
         target: fabric.enclave_addr(port.enclave.get()),
     };
-    Ok(Reverse::bind(&ports.iter().map(route).collect::<Vec<_>>()).await?)
+    Ok(Reverse::bind(&ports.iter().map(route).collect::<Vec<_>>(), &Options::default())?)
 }
 
 /// The published ports with the numbers that the system chose for port 0.

@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::io;
-use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
@@ -10,9 +9,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::check::{self, CheckArgs};
 use crate::forward_host::{self, ForwardHostArgs};
 use crate::host::Host;
+use crate::serve::{self, PairArgs, ReverseArgs, RunArgs};
 use crate::transparent::Transparent;
 use crate::transparent::cli::{ConfigError, TransparentArgs};
-use crate::{Error, Options, Reverse, Route, descriptors, transparent};
+use crate::{Error, config, descriptors, transparent};
 
 /// TCP proxies between an enclave and the world.
 #[derive(Debug, Parser)]
@@ -28,7 +28,7 @@ Addresses: vsock://CID:PORT (CID may be `any` to listen), unix:/path, hybrid:/pa
 Exit codes:
   0  ended by SIGTERM or SIGINT; check: allowed
   1  check: denied
-  2  bad arguments
+  2  bad arguments or configuration
   3  cannot listen at an address
   4  cannot go on";
 
@@ -36,6 +36,14 @@ Exit codes:
 enum Command {
     /// Publish ports: carry each connection to a listening address on to a target address
     Reverse(ReverseArgs),
+    /// Carry TCP connections to one vsock address
+    #[command(visible_alias = "ip2vs")]
+    IpToVsock(PairArgs),
+    /// Carry vsock connections to one TCP address
+    #[command(visible_alias = "vs2ip")]
+    VsockToIp(PairArgs),
+    /// Serve the routes of a file, which is read again on SIGHUP
+    Run(RunArgs),
     /// The enclave's way out: take what its programs send, and have the host make the connections that the rules allow
     Transparent(TransparentArgs),
     /// The host's end of an enclave's way out: make the connections that it asks for, if the rules allow them
@@ -44,28 +52,15 @@ enum Command {
     Check(CheckArgs),
 }
 
-#[derive(Debug, clap::Args)]
-struct ReverseArgs {
-    /// Where to listen and where to connect to; may be given more than once
-    #[arg(long = "route", value_name = "LISTEN=TARGET", required = true)]
-    routes: Vec<Route>,
-
-    /// How many connections to carry at once, over all routes; further ones wait
-    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    max_connections: u32,
-
-    /// How many seconds a target may take to accept a connection
-    #[arg(long, value_name = "S", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=3600))]
-    connect_timeout: u32,
-}
-
 /// How the program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExitCode {
-    /// Ended by a signal, as it should. Usage errors (2) are clap's and never come from here.
+    /// Ended by a signal, as it should.
     Done = 0,
     /// What was checked is not allowed.
     Denied = 1,
+    /// Arguments or a file that make no sense. What is wrong with arguments alone is told by clap, with the same code.
+    BadArguments = 2,
     /// An address cannot be listened on.
     CannotListen = 3,
     /// The system refuses something that is needed.
@@ -83,10 +78,10 @@ impl From<ExitCode> for std::process::ExitCode {
 /// Has its own single-threaded runtime; call it outside of any. Logs to whichever subscriber is installed.
 pub fn run(args: Args) -> ExitCode {
     let outcome = match args.command {
-        Command::Reverse(args) => {
-            descriptors::make_room(args.max_connections as usize);
-            on_a_runtime(reverse(args))
-        }
+        Command::Reverse(args) => on_a_runtime(serve::reverse(args)),
+        Command::IpToVsock(args) => on_a_runtime(serve::ip_to_vsock(args)),
+        Command::VsockToIp(args) => on_a_runtime(serve::vsock_to_ip(args)),
+        Command::Run(args) => on_a_runtime(serve::run(args)),
         Command::Transparent(args) => {
             descriptors::make_room(args.max_connections());
             on_a_runtime(transparent(args))
@@ -101,6 +96,10 @@ pub fn run(args: Args) -> ExitCode {
     tracing::error!(reason, "pf-proxy ends");
     match failure {
         Failure::Proxy(Error::Bind(_)) => ExitCode::CannotListen,
+        Failure::Config(_)
+        | Failure::Proxy(Error::Loop { .. } | Error::Twice { .. } | Error::NoTarget { .. }) => {
+            ExitCode::BadArguments
+        }
         _ => ExitCode::CannotGoOn,
     }
 }
@@ -111,7 +110,7 @@ fn on_a_runtime(work: impl Future<Output = Result<(), Failure>>) -> Result<(), F
 }
 
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+pub(crate) enum Failure {
     #[error(transparent)]
     Proxy(#[from] Error),
     #[error(transparent)]
@@ -120,6 +119,8 @@ enum Failure {
     Transparent(#[from] transparent::Error),
     #[error("cannot tell what may be reached")]
     Policy(#[from] ConfigError),
+    #[error(transparent)]
+    Config(#[from] config::ConfigError),
     #[error("cannot start")]
     System(#[source] io::Error),
     #[error("cannot report readiness")]
@@ -161,33 +162,6 @@ async fn forward_host(args: ForwardHostArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn reverse(args: ReverseArgs) -> Result<(), Failure> {
-    let options = Options {
-        max_connections: args.max_connections as usize,
-        connect_timeout: Duration::from_secs(args.connect_timeout.into()),
-        ..Options::default()
-    };
-    // Before readiness, so that a supervisor who stops us at once finds us listening.
-    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::System)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::System)?;
-    let proxy = Reverse::bind(&args.routes).await?.with_options(options);
-    for (addr, route) in proxy.local_addrs().iter().zip(&args.routes) {
-        tracing::info!(listen = %addr, target.addr = %route.target, "carrying connections");
-    }
-    transport::notify::ready().map_err(Failure::Notify)?;
-    let summary = proxy
-        .run(async {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            tracing::info!("stopping");
-        })
-        .await?;
-    tracing::info!(?summary, "stopped");
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -196,6 +170,16 @@ mod tests {
     fn command_line_is_consistent() {
         use clap::CommandFactory;
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn plain_pairs_take_the_forms_and_names_people_know() {
+        let parse = |words: &[&str]| Args::try_parse_from(["pf-proxy"].iter().chain(words));
+        assert!(parse(&["ip-to-vsock", "-i", "127.0.0.1:80", "-v", "16:80"]).is_ok());
+        assert!(parse(&["ip2vs", "--ip-addr", "[::1]:80", "--vsock-addr", "hybrid:/run/v:80"]).is_ok());
+        assert!(parse(&["vs2ip", "-v", "any:80", "-i", "127.0.0.1:80"]).is_ok());
+        assert!(parse(&["vsock-to-ip", "-v", "16", "-i", "127.0.0.1:80"]).is_err());
+        assert!(parse(&["vsock-to-ip", "-v", "16:80", "-i", "nonsense"]).is_err());
     }
 
     #[test]
@@ -208,6 +192,7 @@ mod tests {
         assert!(parse(&["--max-connections", "0"]).is_err());
         assert!(parse(&["--connect-timeout", "0"]).is_err());
         assert!(parse(&["--route", "80=81"]).is_err());
+        assert!(parse(&["--idle-timeout", "0"]).is_err());
         assert!(Args::try_parse_from(["pf-proxy", "reverse"]).is_err());
     }
 }

@@ -1,12 +1,13 @@
 //! TCP proxies between an enclave and the world.
 //!
 //! [`Reverse`] publishes ports: it listens at one address and carries each connection to another. Inside an enclave it
-//! goes from vsock to loopback TCP, on the host from TCP to vsock; it does not care which.
+//! goes from vsock to loopback TCP, on the host from TCP to vsock; it does not care which. [`ingress`] is the same with
+//! more to say: limits, timeouts, PROXY headers, several applications by TLS server name on one port, reloading.
 //!
 //! [`host::Host`] is the host's end of an enclave's way out: it makes the connections that the enclave asks for.
 //!
-//! It carries bytes and decides nothing about them: no TLS, no names, no rewriting. Where a connection goes is fixed by
-//! its route; nothing a peer sends can choose a target.
+//! It carries bytes and rewrites none. TLS is never ended here: of a client's first message at most the server name is
+//! looked at, to choose among the targets that its route lists.
 //!
 //! Runs as its own program, as an applet of the enclave's multi-call binary ([`cli`]), and inside the `glasshouse`
 //! command (the library).
@@ -14,13 +15,20 @@
 
 mod check;
 pub mod cli;
+pub mod client_hello;
+pub mod config;
 mod descriptors;
 mod forward_host;
 pub mod host;
 mod image_policy;
+pub mod ingress;
+pub mod metrics;
+pub mod proxy_header;
 mod reverse;
 mod route;
+mod serve;
 pub mod transparent;
 
-pub use reverse::{Error, Options, Reverse, Summary};
+pub use ingress::{Error, Options, Summary};
+pub use reverse::Reverse;
 pub use route::{ParseRouteError, Route};

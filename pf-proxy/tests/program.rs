@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -29,14 +29,7 @@ impl Drop for Running {
 }
 
 fn start_ready(dir: &Path, route: &str) -> Running {
-    let supervisor = UnixDatagram::bind(dir.join("notify")).unwrap();
-    supervisor.set_read_timeout(Some(PATIENCE)).unwrap();
-    let command = program(&["reverse", "--route", route]).env("NOTIFY_SOCKET", dir.join("notify")).spawn();
-    let running = Running(command.unwrap());
-    let mut message = [0; 32];
-    let length = supervisor.recv(&mut message).unwrap();
-    assert_eq!(&message[..length], b"READY=1");
-    running
+    start_ready_with(dir, &["reverse", "--route", route])
 }
 
 #[test]
@@ -78,4 +71,122 @@ fn named_supervisor_that_is_gone_ends_the_program() {
     let mut command = program(&["reverse", "--route", "tcp://127.0.0.1:0=unix:/nowhere"]);
     let output = command.env("NOTIFY_SOCKET", dir.path().join("gone")).output().unwrap();
     assert_eq!(output.status.code(), Some(4));
+}
+
+fn start_ready_with(dir: &Path, arguments: &[&str]) -> Running {
+    let supervisor = UnixDatagram::bind(dir.join("notify")).unwrap();
+    supervisor.set_read_timeout(Some(PATIENCE)).unwrap();
+    let running = Running(program(arguments).env("NOTIFY_SOCKET", dir.join("notify")).spawn().unwrap());
+    let mut message = [0; 32];
+    let length = supervisor.recv(&mut message).unwrap();
+    assert_eq!(&message[..length], b"READY=1");
+    running
+}
+
+/// Waits until a socket answers, or does not.
+fn wait_until(path: &Path, answers: bool) {
+    let start = std::time::Instant::now();
+    while UnixStream::connect(path).is_ok() != answers {
+        assert!(start.elapsed() < PATIENCE, "{}", path.display());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn routes_of_a_file_are_read_again_on_sighup_and_metrics_are_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = TcpListener::bind("127.0.0.1:0").unwrap();
+    let [config, a, b, metrics] = ["config", "a", "b", "metrics"].map(|name| dir.path().join(name));
+    let write = |listen: &Path| {
+        let target = target.local_addr().unwrap();
+        let (metrics, listen) = (metrics.display(), listen.display());
+        let text = format!(
+            "metrics = \"unix:{metrics}\"\n[[route]]\nname = \"r\"\nlisten = \"unix:{listen}\"\ntarget = \"tcp://{target}\"\n"
+        );
+        std::fs::write(&config, text).unwrap();
+    };
+    write(&a);
+    let mut running = start_ready_with(dir.path(), &["run", "--config", config.to_str().unwrap()]);
+    let mut open = UnixStream::connect(&a).unwrap();
+    let (mut served, _) = target.accept().unwrap();
+
+    write(&b);
+    let pid = Pid::from_child(&running.0);
+    kill_process(pid, Signal::HUP).unwrap();
+    wait_until(&b, true);
+    wait_until(&a, false);
+    std::fs::write(&config, "[[route]]\n").unwrap();
+    kill_process(pid, Signal::HUP).unwrap();
+    open.write_all(b"still").unwrap();
+    served.read_exact(&mut [0; 5]).unwrap();
+    wait_until(&b, true);
+
+    let mut collector = UnixStream::connect(&metrics).unwrap();
+    collector.set_read_timeout(Some(PATIENCE)).unwrap();
+    collector.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    collector.read_to_string(&mut answer).unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 200 ") && answer.contains("pf_proxy_accepted_total{route=\"r\"}"),
+        "{answer}"
+    );
+
+    drop((open, served));
+    kill_process(pid, Signal::TERM).unwrap();
+    assert_eq!(running.0.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn sigterm_waits_for_open_connections_only_so_long() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = dir.path().join("listen");
+    let route = format!("unix:{}=tcp://{}", listen.display(), target.local_addr().unwrap());
+    let mut running = start_ready_with(dir.path(), &["reverse", "--drain", "1", "--route", &route]);
+    let mut client = UnixStream::connect(&listen).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (mut served, _) = target.accept().unwrap();
+    kill_process(Pid::from_child(&running.0), Signal::TERM).unwrap();
+    wait_until(&listen, false);
+    served.write_all(b"late").unwrap();
+    client.read_exact(&mut [0; 4]).unwrap();
+    assert_eq!(running.0.wait().unwrap().code(), Some(0));
+    assert!(matches!(client.read(&mut [0]), Ok(0) | Err(_)));
+}
+
+/// With no descriptor left a proxy elsewhere spun in accept, and never served again.
+#[test]
+fn exhausted_descriptors_stop_nobody_for_good() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = dir.path().join("listen");
+    let route = format!("unix:{}=tcp://{}", listen.display(), target.local_addr().unwrap());
+    let running = start_ready(dir.path(), &route);
+    let few = Rlimit { current: Some(40), maximum: Some(40) };
+    prlimit(Some(Pid::from_child(&running.0)), Resource::Nofile, few).unwrap();
+
+    // More than it has descriptors for: some are carried, some are closed, and some wait in the queue.
+    let crowd: Vec<_> = (0..60).map(|_| UnixStream::connect(&listen).unwrap()).collect();
+    std::thread::sleep(Duration::from_millis(300));
+    drop(crowd);
+    let start = std::time::Instant::now();
+    target.set_nonblocking(true).unwrap();
+    let is_served = || {
+        let mut client = UnixStream::connect(&listen).unwrap();
+        client.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        client.write_all(b"ping").is_ok() && {
+            std::thread::sleep(Duration::from_millis(50));
+            let mut answered = false;
+            // The crowd's connections are first in the queue, and are at their end.
+            while let Ok((mut server, _)) = target.accept() {
+                server.set_nonblocking(false).unwrap();
+                server.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+                answered |= server.read_exact(&mut [0; 4]).is_ok() && server.write_all(b"pong").is_ok();
+            }
+            answered && client.read_exact(&mut [0; 4]).is_ok()
+        }
+    };
+    while !is_served() {
+        assert!(start.elapsed() < PATIENCE, "never served again");
+    }
 }

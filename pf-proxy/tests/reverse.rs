@@ -34,7 +34,7 @@ struct Proxy {
 
 impl Proxy {
     async fn start(listen: Addr, target: Addr, options: Options) -> Self {
-        let proxy = Reverse::bind(&[Route { listen, target }]).await.unwrap().with_options(options);
+        let proxy = Reverse::bind(&[Route { listen, target }], &options).unwrap();
         let addr = proxy.local_addrs().remove(0);
         let (stop, stopped) = oneshot::channel();
         let running = tokio::spawn(async move {
@@ -94,7 +94,6 @@ async fn carries_both_ways_and_half_closes_between_all_kinds() {
         (unix(&dir, "l2"), tcp()),
         (tcp(), tcp()),
         (unix(&dir, "l4"), unix(&dir, "t4")),
-        (Addr::Memory("l5".into()), Addr::Memory("t5".into())),
         (Addr::Hybrid { path: dir.path().join("vsock"), port: Port(9) }, unix(&dir, "t6")),
     ];
     for (listen, target) in pairs {
@@ -278,7 +277,7 @@ async fn address_in_use_is_an_error_and_leaves_nothing_bound() {
     let taken = Listener::bind(&tcp()).await.unwrap();
     let route = |listen: &Addr| Route { listen: listen.clone(), target: unix(&dir, "none") };
     let first = unix(&dir, "first");
-    let error = Reverse::bind(&[route(&first), route(taken.local_addr())]).await.unwrap_err();
+    let error = Reverse::bind(&[route(&first), route(taken.local_addr())], &Options::default()).unwrap_err();
     assert!(matches!(error, pf_proxy::Error::Bind(transport::BindError::InUse { .. })), "{error:?}");
     assert!(!dir.path().join("first").exists());
 }

@@ -65,6 +65,11 @@ impl Door {
         &self.addr
     }
 
+    /// Closes the listener; connections that have been accepted go on.
+    pub fn close(&self) {
+        self.engine.close(self.number);
+    }
+
     /// Closes the listener and ends all connections that came in by it.
     pub fn abort(self) {
         self.engine.abort(self.number);
@@ -130,8 +135,7 @@ impl Seat {
             match retry(|| acceptfrom_with(&self.desk.socket, flags)) {
                 Ok((fd, peer)) => return Accepted::Client(fd, peer.and_then(|peer| peer.try_into().ok())),
                 Err(Errno::AGAIN) => return Accepted::Nobody,
-                Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::NOSPC) => {
-                    let error = Errno::MFILE;
+                Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::NOSPC)) => {
                     tracing::warn!(listener = %self.desk.socket.local_addr(), %error, "cannot accept now, pausing");
                     self.pause(epoll, now + EXHAUSTED_PAUSE);
                     return Accepted::Nobody;

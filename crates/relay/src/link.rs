@@ -119,7 +119,7 @@ impl Link {
         let Some(back) = &mut self.back else {
             return Progress::Wait;
         };
-        let before = self.a_to_b.bytes + self.b_to_a.bytes;
+        let before = (self.a_to_b.bytes, self.b_to_a.bytes);
         let forth = self.a_to_b.pump(&mut self.front, back, tools, self.b_to_a.is_done());
         let failure = self.a_to_b.failure.take();
         self.note_failure(failure, Direction::AToB, tools.now);
@@ -129,8 +129,11 @@ impl Link {
         let fro = self.b_to_a.pump(back, &mut self.front, tools, self.a_to_b.is_done());
         let failure = self.b_to_a.failure.take();
         self.note_failure(failure, Direction::BToA, tools.now);
-        if before != self.a_to_b.bytes + self.b_to_a.bytes {
+        if before != (self.a_to_b.bytes, self.b_to_a.bytes) {
             self.moved = tools.now;
+            if let Owner::Service(desk, _) = &self.owner {
+                desk.service.moved(self.a_to_b.bytes - before.0, self.b_to_a.bytes - before.1);
+            }
         }
         if self.a_to_b.is_done() && self.b_to_a.is_done() {
             Progress::Ended(self.cause.take().map_or(Cause::Complete, |cause| *cause))

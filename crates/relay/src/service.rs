@@ -30,6 +30,11 @@ pub trait Service: Send + Sync + 'static {
         Verdict::Refuse
     }
 
+    /// So many bytes more were taken by the target, and by the client.
+    fn moved(&self, a_to_b: u64, b_to_a: u64) {
+        let _ = (a_to_b, b_to_a);
+    }
+
     /// What became of a client.
     fn ended(&self, peer: Option<SocketAddr>, report: &Report);
 

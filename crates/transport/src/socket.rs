@@ -123,8 +123,8 @@ mod tests {
         let addr = Addr::Unix(dir.path().join("s"));
         let socket = ListenSocket::bind(&addr).unwrap();
         assert!(socket.has_file());
-        assert!(matches!(ListenSocket::bind(&addr), Err(BindError::InUse { .. })));
         assert_eq!(rustix::net::accept(&socket).unwrap_err(), rustix::io::Errno::AGAIN);
+        assert!(matches!(ListenSocket::bind(&addr), Err(BindError::InUse { .. })));
         drop(socket);
         assert!(!dir.path().join("s").exists());
     }
