@@ -252,10 +252,10 @@ async fn bytes_and_open_connections_are_counted_while_they_last() {
     })
     .await;
     assert!(place.counts("pf_proxy_connections{route=\"r\"} 1"));
-    assert!(place.counts("pf_proxy_dial_seconds_count{route=\"r\"} 1"));
     drop((client, served));
     assert_eq!(soon(ingress.drain()).await.aborted, 0);
     assert!(place.counts("pf_proxy_connections{route=\"r\"} 0"));
+    assert!(place.counts("pf_proxy_dial_seconds_count{route=\"r\"} 1"));
     assert!(place.counts("pf_proxy_ended_total{route=\"r\",cause=\"complete\"} 1"));
 }
 

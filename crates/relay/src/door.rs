@@ -23,11 +23,16 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 /// How soon to ask a service again that has no room: connections of other threads may have ended.
 const FULL_PAUSE: Duration = Duration::from_millis(20);
 
+/// Who decides about the clients of a listener. Connections keep it, and do not keep the listener open by that.
+pub(crate) struct Keeper {
+    pub(crate) number: u32,
+    pub(crate) service: Arc<dyn Service>,
+}
+
 /// A listener as all threads have it.
 pub(crate) struct Desk {
-    pub(crate) number: u32,
+    pub(crate) keeper: Arc<Keeper>,
     pub(crate) socket: ListenSocket,
-    pub(crate) service: Arc<dyn Service>,
     family: Family,
 }
 
@@ -47,7 +52,7 @@ impl Desk {
             Addr::Vsock { .. } => Family::Vsock,
             _ => Family::Other,
         };
-        Self { number, socket, service, family }
+        Self { keeper: Arc::new(Keeper { number, service }), socket, family }
     }
 }
 
@@ -126,7 +131,7 @@ impl Seat {
             return Accepted::Nobody;
         }
         loop {
-            if !self.desk.service.has_room() {
+            if !self.desk.keeper.service.has_room() {
                 self.is_full = true;
                 self.pause(epoll, now + FULL_PAUSE);
                 return Accepted::Nobody;
@@ -164,7 +169,7 @@ impl Seat {
     }
 
     fn register(&self, epoll: &OwnedFd) -> io::Result<()> {
-        let key = EventData::new_u64(key(self.desk.number));
+        let key = EventData::new_u64(key(self.desk.keeper.number));
         Ok(epoll::add(epoll, &self.desk.socket, key, EventFlags::IN | EventFlags::EXCLUSIVE)?)
     }
 

@@ -8,7 +8,7 @@ use std::{fmt, io, mem};
 
 use transport::Direction;
 
-use crate::door::Desk;
+use crate::door::Keeper;
 use crate::half::{Failure, Half, Tools, Turn};
 use crate::outcome::{Cause, LinkOptions, Report};
 use crate::service::Client;
@@ -21,14 +21,16 @@ pub(crate) type OnEnd = Box<dyn FnOnce(Report) + Send>;
 /// Who wants to know what becomes of a connection.
 pub(crate) enum Owner {
     Caller(OnEnd),
-    Service(Arc<Desk>, Option<SocketAddr>),
+    Service(Arc<Keeper>, Option<SocketAddr>),
 }
 
 impl fmt::Debug for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Caller(_) => f.write_str("Caller"),
-            Self::Service(desk, peer) => f.debug_tuple("Service").field(&desk.number).field(peer).finish(),
+            Self::Service(keeper, peer) => {
+                f.debug_tuple("Service").field(&keeper.number).field(peer).finish()
+            }
         }
     }
 }
@@ -131,8 +133,8 @@ impl Link {
         self.note_failure(failure, Direction::BToA, tools.now);
         if before != (self.a_to_b.bytes, self.b_to_a.bytes) {
             self.moved = tools.now;
-            if let Owner::Service(desk, _) = &self.owner {
-                desk.service.moved(self.a_to_b.bytes - before.0, self.b_to_a.bytes - before.1);
+            if let Owner::Service(keeper, _) = &self.owner {
+                keeper.service.moved(self.a_to_b.bytes - before.0, self.b_to_a.bytes - before.1);
             }
         }
         if self.a_to_b.is_done() && self.b_to_a.is_done() {
@@ -240,7 +242,7 @@ impl Link {
         drop(self);
         match owner {
             Owner::Caller(on_end) => on_end(report),
-            Owner::Service(desk, peer) => desk.service.ended(peer, &report),
+            Owner::Service(keeper, peer) => keeper.service.ended(peer, &report),
         }
     }
 }

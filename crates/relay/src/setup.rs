@@ -194,12 +194,12 @@ fn inspect(link: &mut Link, setup: &mut Setup, token: Token, tools: &mut Tools) 
     if ended {
         link.a_to_b.drain();
     }
-    let Owner::Service(desk, _) = &link.owner else {
+    let Owner::Service(keeper, _) = &link.owner else {
         return Stepped::Failed(Cause::Refused);
     };
-    let desk = Arc::clone(desk);
+    let keeper = Arc::clone(keeper);
     let first = std::mem::take(link.a_to_b.held());
-    let verdict = desk.service.inspect(&link.client(), &first, ended);
+    let verdict = keeper.service.inspect(&link.client(), &first, ended);
     *link.a_to_b.held() = first;
     match verdict {
         Verdict::Inspect { .. } if ended => Stepped::Failed(Cause::Refused),

@@ -12,7 +12,7 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
 
-use crate::door::{Accepted, Desk, Seat};
+use crate::door::{Accepted, Desk, Keeper, Seat};
 use crate::engine::{Handover, Mailbox, Message};
 use crate::half::{SCRATCH_BYTES, Tools};
 use crate::link::{Link, Owner, Progress};
@@ -140,7 +140,7 @@ impl Worker {
             Message::Close(number) => self.close(number),
             Message::Abort(number) => {
                 self.close(number);
-                self.end(|owner| matches!(owner, Owner::Service(desk, _) if desk.number == number));
+                self.end(|owner| matches!(owner, Owner::Service(keeper, _) if keeper.number == number));
             }
             Message::Resolved(token, found) => self.go_on(token, found),
             Message::Stop => self.is_stopped = true,
@@ -174,10 +174,10 @@ impl Worker {
     }
 
     fn open(&mut self, desk: Arc<Desk>) {
-        let service = Arc::clone(&desk.service);
+        let service = Arc::clone(&desk.keeper.service);
         match Seat::new(desk, &self.tools.epoll) {
             Ok(seat) => {
-                self.doors.insert(seat.desk.number, seat);
+                self.doors.insert(seat.desk.keeper.number, seat);
             }
             Err(error) => service.broken(error),
         }
@@ -195,12 +195,12 @@ impl Worker {
             let Some(seat) = self.doors.get_mut(&number) else { return };
             match seat.accept(&self.tools.epoll, self.tools.now) {
                 Accepted::Client(fd, peer) => {
-                    let (desk, family) = (Arc::clone(&seat.desk), seat.family());
-                    self.welcome(desk, family, fd, peer);
+                    let (keeper, family) = (Arc::clone(&seat.desk.keeper), seat.family());
+                    self.welcome(keeper, family, fd, peer);
                 }
                 Accepted::Nobody => return,
                 Accepted::Broken(error) => {
-                    let service = Arc::clone(&seat.desk.service);
+                    let service = Arc::clone(&seat.desk.keeper.service);
                     self.close(number);
                     service.broken(error);
                     return;
@@ -209,8 +209,8 @@ impl Worker {
         }
     }
 
-    fn welcome(&mut self, desk: Arc<Desk>, family: Family, fd: OwnedFd, peer: Option<SocketAddr>) {
-        let verdict = desk.service.admit(&Client { peer, socket: fd.as_fd() });
+    fn welcome(&mut self, keeper: Arc<Keeper>, family: Family, fd: OwnedFd, peer: Option<SocketAddr>) {
+        let verdict = keeper.service.admit(&Client { peer, socket: fd.as_fd() });
         if matches!(verdict, Verdict::Refuse) {
             return;
         }
@@ -226,11 +226,11 @@ impl Worker {
             Ok(registered) => registered,
             Err(source) => {
                 let cause = Cause::Read { direction: transport::Direction::AToB, source };
-                desk.service.ended(peer, &Report::nothing(cause));
+                keeper.service.ended(peer, &Report::nothing(cause));
                 return;
             }
         };
-        let owner = Owner::Service(desk, peer);
+        let owner = Owner::Service(keeper, peer);
         let mut link = Link::new(side, None, owner, Arc::clone(&self.plain), self.tools.now);
         let mut setup = Box::new(Setup::new(self.tools.now));
         let stepped = setup::begin(&mut link, &mut setup, verdict, token, &mut self.tools);
