@@ -39,7 +39,7 @@ pub(crate) struct Desk {
 impl std::fmt::Debug for Desk {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Desk")
-            .field("number", &self.number)
+            .field("number", &self.keeper.number)
             .field("socket", &self.socket)
             .finish_non_exhaustive()
     }
