@@ -29,6 +29,9 @@ pub const PRIVATE_DIRECTORY: &str = "/run/glasshouse-private";
 /// Where init listens.
 pub const SOCKET_PATH: &str = "/run/glasshouse-private/init.sock";
 
+/// Where the control channel's server keeps the head of its chain, 32 bytes.
+pub const CONTROL_HEAD_PATH: &str = "/run/glasshouse-private/control/head";
+
 /// Longest request, in bytes, with its end-of-line.
 const MAX_REQUEST_BYTES: usize = 128;
 

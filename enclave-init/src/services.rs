@@ -12,6 +12,7 @@ use crate::{
     mounts::{ROOTFS, RUNTIME_DIRECTORY},
     notify,
     place::Place,
+    private::CONTROL_HEAD_PATH,
     supervisor::UnitSpec,
     users::{AccountError, AccountsError, Users},
 };
@@ -64,11 +65,31 @@ pub(crate) fn plan(measured: &Measured, place: &Place) -> Result<Vec<Unit>, Plan
 /// The framework's own daemons; every one says by itself that it is ready.
 fn daemons(measured: &Measured, place: &Place) -> Vec<Unit> {
     let mut daemons = Vec::new();
+    // First, so that there is a chain when the attestation server states its head.
+    if let Some(control) = &measured.control {
+        let listen = place.guest(control.port.get().into()).to_string();
+        let words = [
+            "listen",
+            "--listen",
+            &listen,
+            "--nsm",
+            NSM_PATH,
+            "--manifest",
+            MANIFEST_PATH,
+            "--rootfs",
+            ROOTFS,
+        ];
+        daemons.push(daemon("pipeline", words.map(String::from).to_vec()));
+    }
     if let Some(attestation) = measured.attestation {
         let listen = place.guest(attestation.port.get().into()).to_string();
         let api = format!("unix:{RUNTIME_DIRECTORY}/api.sock");
-        let words = ["--listen", &listen, "--api", &api, "--nsm", NSM_PATH, "--manifest", MANIFEST_PATH];
-        daemons.push(daemon("ra-web-srv", words.map(String::from).to_vec()));
+        let mut words =
+            vec!["--listen", &listen, "--api", &api, "--nsm", NSM_PATH, "--manifest", MANIFEST_PATH];
+        if measured.control.is_some() {
+            words.extend(["--control-head", CONTROL_HEAD_PATH]);
+        }
+        daemons.push(daemon("ra-web-srv", words.into_iter().map(String::from).collect()));
     }
     if measured.egress.is_some() {
         let host = place.host(EGRESS_PORT.into()).to_string();
@@ -189,6 +210,28 @@ mod tests {
             words.join(" "),
             "pf-proxy transparent --manifest /glasshouse/manifest.json --host vsock://3:9200"
         );
+    }
+
+    #[test]
+    fn the_control_channel_is_there_if_the_manifest_names_operators() {
+        let operator = manifest::Operator {
+            key: "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f"
+                .parse()
+                .unwrap(),
+            may: vec![manifest::Capability::Exec],
+            name: "alice".into(),
+        };
+        let control = manifest::Control { operators: vec![operator], port: 9002.try_into().unwrap() };
+        let measured = Measured { control: Some(control), publish: Vec::new(), ..measured() };
+        let words = |unit: &Unit| {
+            unit.launch.args.iter().map(|w| w.to_str().unwrap().to_owned()).collect::<Vec<_>>().join(" ")
+        };
+        let daemons = daemons(&measured, &Place::Machine);
+        assert_eq!(
+            words(&daemons[0]),
+            "pipeline listen --listen vsock://any:9002 --nsm /dev/nsm --manifest /glasshouse/manifest.json --rootfs /rootfs"
+        );
+        assert!(words(&daemons[1]).ends_with("--control-head /run/glasshouse-private/control/head"));
     }
 
     #[test]

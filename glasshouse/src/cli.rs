@@ -1,6 +1,6 @@
 //! The command line of `glasshouse`. The comments are the help texts.
 
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -42,6 +42,12 @@ pub(crate) enum Command {
     Logs(LogsArgs),
     /// Shut an enclave down.
     Stop(StopArgs),
+    /// Run a program in an enclave, as an operator whose key its image names. Exits with the program's status.
+    Exec(ExecArgs),
+    /// Open a shell in an enclave, as an operator.
+    Shell(ShellArgs),
+    /// Copy files into an enclave or out of it, as an operator.
+    Cp(CpArgs),
     /// Check evidence: a running enclave, or a stored attestation document.
     Verify(Box<VerifyArgs>),
     /// Say what this machine can do, what is missing, and how to get it.
@@ -246,6 +252,51 @@ pub(crate) struct VerifyArgs {
     /// Seconds to wait for the enclave.
     #[arg(long, default_value_t = 10, conflicts_with = "document")]
     pub(crate) timeout: u64,
+}
+
+/// As whom the control channel is asked.
+#[derive(Debug, Args)]
+pub(crate) struct OperatorArgs {
+    /// Your OpenSSH key: a private key's file, or a .pub file whose private key the ssh agent has. Default:
+    /// ~/.ssh/id_ed25519, then ~/.ssh/id_ecdsa, then the agent's first.
+    #[arg(short, long, value_name = "FILE", env = "PIPELINE_IDENTITY")]
+    pub(crate) identity: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExecArgs {
+    /// The enclave's name.
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) operator: OperatorArgs,
+    #[command(flatten)]
+    pub(crate) run: pipeline::cli::RunArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShellArgs {
+    /// The enclave's name.
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) operator: OperatorArgs,
+    #[command(flatten)]
+    pub(crate) shell: pipeline::cli::ShellArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CpArgs {
+    /// What to copy: NAME:/path in an enclave, or a path of this machine; "-" is standard input.
+    pub(crate) from: OsString,
+    /// Where to: the other of both; "-" is standard output.
+    pub(crate) to: OsString,
+    /// Copy a directory out of the enclave. Into it, what is a directory here is known.
+    #[arg(short, long)]
+    pub(crate) recursive: bool,
+    /// Show no progress.
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    #[command(flatten)]
+    pub(crate) operator: OperatorArgs,
 }
 
 /// Reference values of single registers, 96 hex digits each.

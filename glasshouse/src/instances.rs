@@ -93,6 +93,16 @@ fn known(name: &str) -> Result<(Folder, Instance)> {
     }
 }
 
+/// The enclave called `name`, which runs.
+pub(crate) fn running(name: &str) -> Result<Instance> {
+    let (folder, instance) = known(name)?;
+    if folder.is_held()? { Ok(instance) } else { Err(not_running(name, &instance)) }
+}
+
+fn not_running(name: &str, instance: &Instance) -> anyhow::Error {
+    Refusal(format!("{name} is not running ({})", status(instance))).into()
+}
+
 /// Runs `glasshouse logs`.
 pub(crate) fn logs(args: &LogsArgs) -> Result<Exit> {
     let (folder, _) = known(&args.name)?;
@@ -159,7 +169,7 @@ fn show(reader: &mut BufReader<File>, json: bool) -> Result<()> {
 pub(crate) fn stop(args: &StopArgs) -> Result<Exit> {
     let (folder, instance) = known(&args.name)?;
     if !folder.is_held()? {
-        return Err(Refusal(format!("{} is not running ({})", args.name, status(&instance))).into());
+        return Err(not_running(&args.name, &instance));
     }
     let supervisor = Pid::from_raw(instance.supervisor).context("instance.json is damaged")?;
     signal(supervisor, Signal::TERM)?;

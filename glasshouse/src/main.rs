@@ -19,6 +19,7 @@ mod health;
 mod host;
 mod image;
 mod instances;
+mod operate;
 mod output;
 mod paths;
 mod publish;
@@ -70,6 +71,9 @@ fn dispatch(command: Command) -> Result<Exit> {
         Command::Ps(args) => instances::ps(&args),
         Command::Logs(args) => instances::logs(&args),
         Command::Stop(args) => instances::stop(&args),
+        Command::Exec(args) => operate::exec(args),
+        Command::Shell(args) => operate::shell(args),
+        Command::Cp(args) => operate::cp(args),
         Command::Verify(args) => verify::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::DevRoot => {

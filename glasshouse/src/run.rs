@@ -200,6 +200,7 @@ async fn supervise(plan: &Plan, claimed: &Claimed, output: &mut Output) -> Resul
         publish: Vec::new(),
         health: Healths::of(&plan.image.manifest),
         stop_seconds: (plan.image.stop_timeout() + 2 * SHUTDOWN_GRACE).as_secs(),
+        control: None,
         status: Status::Starting,
     };
     // Heard from before there is anything to end: a `stop` that comes early must not leave half a start behind.
@@ -247,6 +248,10 @@ async fn watch(
     // Bound now, so that a port in use is known at once; served when there is somebody to answer.
     let published = publish(&plan.publish, &enclave.fabric)?;
     instance.publish = bound(&plan.publish, &published);
+    let control = plan.image.manifest.control.as_ref();
+    instance.control = control.map(|control| enclave.fabric.enclave_addr(control.port.get()).to_string());
+    // Operators can enter before the application is ready, and may have to.
+    claimed.record(instance)?;
     let mut published = Some(published);
     let mut deadline = started + plan.ready_timeout;
     let mut stopping = false;

@@ -55,6 +55,9 @@ pub(crate) struct Instance {
     /// How long a clean end may take, in seconds, from the request to the end of its supervisor.
     #[serde(default = "usual_stop_seconds")]
     pub(crate) stop_seconds: u64,
+    /// The address of its control channel, if its image has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) control: Option<String>,
     /// Where it is in its life: the member `status`, and `code` when it has exited.
     #[serde(flatten)]
     pub(crate) status: Status,

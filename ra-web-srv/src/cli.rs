@@ -38,6 +38,9 @@ pub struct Args {
     /// The measured manifest to show at /v1/manifest
     #[arg(long, value_name = "PATH")]
     pub manifest: Option<PathBuf>,
+    /// The file with the head of the control channel's chain, which every document then states
+    #[arg(long, value_name = "PATH")]
+    pub control_head: Option<PathBuf>,
     /// Name in the certificate: DNS name or IP address; localhost if not given; may be given more than once
     #[arg(long, value_name = "NAME")]
     pub server_name: Vec<String>,
@@ -119,6 +122,7 @@ fn serve(args: Args) -> Result<(), RunError> {
         api: args.api,
         server_names: args.server_name,
         manifest,
+        control_head: args.control_head,
         limits: Limits::default(),
     };
     tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::Runtime)?.block_on(

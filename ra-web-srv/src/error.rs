@@ -5,6 +5,7 @@ use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
+use crate::binding::ControlHeadError;
 use crate::limits::MAX_BODY_BYTES;
 use crate::nsm_queue::NsmQueueError;
 
@@ -46,6 +47,8 @@ pub(crate) enum ApiError {
     NoSuchMethod,
     #[error("this enclave was started without a manifest")]
     NoManifest,
+    #[error("the enclave cannot say whether somebody entered")]
+    ControlHead(#[from] ControlHeadError),
     #[error("the enclave's security module is busy; try again")]
     NsmBusy(#[source] NsmQueueError),
     #[error("the enclave's security module did not do what was asked")]
@@ -79,6 +82,7 @@ impl ApiError {
             Self::NoSuchPath => (StatusCode::NOT_FOUND, "no_such_path"),
             Self::NoSuchMethod => (StatusCode::METHOD_NOT_ALLOWED, "no_such_method"),
             Self::NoManifest => (StatusCode::NOT_FOUND, "no_manifest"),
+            Self::ControlHead(_) => (StatusCode::INTERNAL_SERVER_ERROR, "control_head_failed"),
             Self::NsmBusy(_) => (StatusCode::SERVICE_UNAVAILABLE, "nsm_busy"),
             Self::NsmFailed(_) => (StatusCode::INTERNAL_SERVER_ERROR, "nsm_failed"),
         }
@@ -86,6 +90,12 @@ impl ApiError {
 
     fn log(&self) {
         match self {
+            Self::ControlHead(cause) => {
+                tracing::error!(
+                    error = cause as &dyn std::error::Error,
+                    "no document without the chain's head"
+                )
+            }
             Self::NsmFailed(cause) => {
                 tracing::error!(error = cause as &dyn std::error::Error, "NSM request failed")
             }

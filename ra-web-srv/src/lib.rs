@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod application;
+mod binding;
 mod error;
 mod identity;
 mod limits;

@@ -13,6 +13,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use nsm::AttestationRequest;
 
+use crate::binding::Binding;
 use crate::error::ApiError;
 use crate::nsm_queue::NsmQueue;
 
@@ -30,8 +31,8 @@ const GREETING: &str = include_str!("greeting.txt");
 /// What the public paths answer from.
 pub(crate) struct PublicState {
     pub(crate) nsm: NsmQueue,
-    /// The encoded binding statement, kind "server": the same in every document of this process.
-    pub(crate) binding: Vec<u8>,
+    /// What every document states of this process.
+    pub(crate) binding: Binding,
     /// The measured manifest, byte for byte.
     pub(crate) manifest: Option<Bytes>,
 }
@@ -55,7 +56,7 @@ async fn attestation(
     let nonce = nonce_parameter(&parameters)?;
     let request = AttestationRequest {
         nonce: Some(nonce.clone()),
-        user_data: Some(state.binding.clone()),
+        user_data: Some(state.binding.statement()?.encode()),
         public_key: None,
     };
     let document = state.nsm.ask(move |nsm| nsm.attest(&request)).await?;

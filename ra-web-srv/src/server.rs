@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use attestation::Sha256;
-use attestation::binding::Statement;
 use axum::body::Bytes;
 use nsm::Provider;
 use tokio::sync::watch;
@@ -13,6 +12,7 @@ use tokio::task::JoinSet;
 use transport::{Addr, BindError, Listener};
 
 use crate::application;
+use crate::binding::Binding;
 use crate::identity::{IdentityError, TlsIdentity};
 use crate::limits::Limits;
 use crate::nsm_queue::NsmQueue;
@@ -30,6 +30,9 @@ pub struct Config {
     pub server_names: Vec<String>,
     /// The measured manifest's bytes; without them `GET /v1/manifest` answers 404.
     pub manifest: Option<Vec<u8>>,
+    /// The file with the head of the control channel's chain, 32 bytes (`docs/spec/control-trace.md`); `None` in an image that
+    /// has no control channel.
+    pub control_head: Option<PathBuf>,
     /// How much of it at once.
     pub limits: Limits,
 }
@@ -86,13 +89,8 @@ impl Server {
             NsmQueue::start(Arc::clone(&provider), config.limits.nsm_queue, config.limits.nsm_answer)
                 .map_err(StartError::Thread)
         };
-        let binding =
-            Statement::Server { tls_key: identity.key_digest(), application_key: None, control_head: None };
-        let state = PublicState {
-            nsm: queue()?,
-            binding: binding.encode(),
-            manifest: config.manifest.map(Bytes::from),
-        };
+        let binding = Binding { tls_key: identity.key_digest(), control_head: config.control_head };
+        let state = PublicState { nsm: queue()?, binding, manifest: config.manifest.map(Bytes::from) };
         let public = Door::new(Some(identity.acceptor()), public::router(state), &config.limits);
         let mut doors = Vec::new();
         for addr in &config.listen {

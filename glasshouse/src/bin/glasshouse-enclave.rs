@@ -1,7 +1,7 @@
 //! The one static program of an enclave image: its init, and every daemon that init starts.
 //!
-//! As `/init`, or without a daemon's name as first argument, it is `enclave-init`; `/init pf-proxy ...` and
-//! `/init ra-web-srv ...` are those daemons.
+//! As `/init`, or without a daemon's name as first argument, it is `enclave-init`; `/init pf-proxy ...`,
+//! `/init ra-web-srv ...` and `/init pipeline listen ...` are those daemons.
 
 #![forbid(unsafe_code)]
 
@@ -22,11 +22,24 @@ fn main() -> ExitCode {
             log_to_stderr();
             ra_web_srv::cli::run(ra_web_srv::cli::Args::parse_from(args)).into()
         }
+        Some("pipeline") => {
+            log_to_stderr();
+            let ControlChannel::Listen(listening) = ControlChannel::parse_from(args);
+            pipeline::cli::listen(listening).into()
+        }
         _ => {
             drop(program);
             enclave_init::main_entry(args)
         }
     }
+}
+
+/// The one half of `pipeline` that an enclave has: operators bring the other.
+#[derive(Parser)]
+#[command(name = "pipeline")]
+enum ControlChannel {
+    /// Be the control channel's server
+    Listen(pipeline::cli::ListenArgs),
 }
 
 fn log_to_stderr() {
