@@ -131,7 +131,8 @@ fn routes_of_a_file_are_read_again_on_sighup_and_metrics_are_served() {
         "{answer}"
     );
 
-    drop((open, served));
+    // With it go the connections that only asked whether somebody listens.
+    drop((open, served, target));
     kill_process(pid, Signal::TERM).unwrap();
     assert_eq!(running.0.wait().unwrap().code(), Some(0));
 }

@@ -1,5 +1,4 @@
 //! What an engine does with clients that it accepts itself.
-#![expect(clippy::unwrap_used, reason = "a step that fails fails its test")]
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
