@@ -107,7 +107,8 @@ fn entered_and_traced(bed: &Bed) {
 
     assert!(operator.exec(&["/bin/busybox", "mkdir", "/srv"]).status.success());
     // More than the windows and buffers of every layer.
-    let content: Vec<u8> = (0..5_000_000_u32).map(|i| (i / 7) as u8 ^ (i >> 13) as u8).collect();
+    let content: Vec<u8> =
+        (0..1_250_000_u32).flat_map(|i| i.wrapping_mul(0x9e37_79b9).to_le_bytes()).collect();
     fs::write(bed.path("content"), &content).unwrap();
     for args in [["content", "entered:/srv/content"], ["entered:/srv/content", "back"]] {
         let copied = operator.cp(&args);
