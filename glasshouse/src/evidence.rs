@@ -4,15 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use attestation::{MAX_DOCUMENT_BYTES, Sha256};
+use channel::AnyCertificate;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{Request, StatusCode, body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use rustls::{
-    ClientConfig, DigitallySignedStruct, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, UnixTime},
-};
+use rustls::{ClientConfig, crypto::aws_lc_rs, pki_types::ServerName};
 use tokio::time::timeout;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use transport::{Addr, Stream};
@@ -72,7 +68,7 @@ fn parse(url: &str) -> Result<(String, u16)> {
 async fn connect(host: &str, port: u16, limit: Duration) -> Result<TlsStream<Stream>> {
     let stream = Stream::connect(&Addr::Tcp(format!("{host}:{port}")), limit).await?;
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let verifier = Arc::new(AnyCertificate(provider.clone()));
+    let verifier = Arc::new(AnyCertificate::new(provider.clone()));
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
@@ -115,46 +111,6 @@ fn quoted(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body);
     let clean = |c: char| if c.is_control() { ' ' } else { c };
     text.trim().chars().take(MAX_QUOTED_CHARS).map(clean).collect()
-}
-
-/// Accepts any certificate, because none is trusted: the key is compared with the one in the attestation document
-/// afterwards. The handshake's signature is checked, so the server does hold the key it shows.
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::Error::General("only TLS 1.3 is offered".to_owned()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }
 
 #[cfg(test)]

@@ -109,6 +109,7 @@
 pub mod io;
 pub mod ssh;
 
+mod any_certificate;
 mod client;
 mod error;
 mod exporter;
@@ -118,6 +119,7 @@ mod record;
 mod server;
 mod tls;
 
+pub use any_certificate::AnyCertificate;
 pub use client::{Client, ClientStep, Evidence};
 pub use error::Error;
 pub use exporter::{EXPORTER_BYTES, Exporter};
