@@ -195,7 +195,7 @@ fn a_health_check_makes_ready_and_reports_and_the_stop_signal_is_the_manifests()
     enclave.until("recovery", is(Health::Healthy));
     assert_eq!(enclave.control(b"shutdown\n"), b"ok\n");
     let records = enclave.until_exit();
-    assert_eq!(logs(&records, "main", LogStream::Stdout), [b"asked to quit".to_vec()]);
+    assert_eq!(logs(&records, "main", LogStream::Stdout), [b"asked to quit".to_vec()], "{records:?}");
     assert_eq!(enclave.status().code(), Some(7));
 }
 
