@@ -114,7 +114,8 @@ pub fn signal_group(group: Pid, number: u8) -> io::Result<()> {
     Ok(rustix::process::kill_process_group(group, signal)?)
 }
 
-/// Starts a process in a session of its own, with an empty signal mask, `/dev/null` as input and pipes as outputs.
+/// Starts a process in a session of its own, with an empty signal mask and every signal's default action, `/dev/null` as
+/// input and pipes as outputs.
 ///
 /// A confined process keeps, whatever its user, no more capabilities than container runtimes give, without those that
 /// make device nodes or change the root: a confined root user can neither leave its root directory nor make itself
@@ -202,6 +203,7 @@ fn valid_id(id: u32, step: Step) -> Result<u32, SpawnError> {
 /// Runs in the new process, after the fork and before the program; see the safety comment in [`spawn`].
 fn enter(confinement: Option<&Prepared>, console: Console, step: &mut Step) -> Result<(), Errno> {
     rustix::process::setsid()?;
+    default_signals();
     if console == Console::Stdin {
         *step = Step::Terminal;
         rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
@@ -224,6 +226,16 @@ fn enter(confinement: Option<&Prepared>, console: Console, step: &mut Step) -> R
     }
     *step = Step::Exec;
     Ok(())
+}
+
+/// Gives every signal its default action again. A program keeps ignoring what the one before it ignored, and a shell then
+/// cannot even trap it: whatever was started with `&` in a script would hand SIGINT and SIGQUIT on ignored.
+fn default_signals() {
+    for number in 1..=libc::SIGRTMAX() {
+        // SAFETY: an action that runs no code of this program. The kernel's refusal for SIGKILL and SIGSTOP, and the C
+        // library's for the signals that it keeps, leave those as they are.
+        unsafe { libc::signal(number, libc::SIG_DFL) };
+    }
 }
 
 /// What a confined process may still have if it runs as root.
@@ -440,6 +452,16 @@ mod tests {
         let ids: Vec<_> = stdout.split_whitespace().collect();
         assert_eq!(ids.len(), 3);
         assert!(ids.iter().all(|id| *id == ids[0]), "{stdout}");
+    }
+
+    /// A service's `trap ... QUIT` did nothing when the enclave had been started with `&` in a script, so it was killed ten
+    /// seconds after it had been asked to end.
+    #[test]
+    fn ignores_nothing_that_whoever_started_it_ignored() {
+        // SAFETY: an action that runs no code; nothing else in these tests sends the signal.
+        unsafe { libc::signal(libc::SIGUSR2, libc::SIG_IGN) };
+        let (stdout, _) = output(&plain("sh", &["-c", "trap 'echo heard' USR2; kill -USR2 $$; echo end"]));
+        assert_eq!(stdout, "heard\nend\n");
     }
 
     #[test]
