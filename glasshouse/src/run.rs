@@ -248,8 +248,7 @@ async fn watch(
     // Bound now, so that a port in use is known at once; served when there is somebody to answer.
     let published = publish(&plan.publish, &enclave.fabric)?;
     instance.publish = bound(&plan.publish, &published);
-    let control = plan.image.manifest.control.as_ref();
-    instance.control = control.map(|control| enclave.fabric.enclave_addr(control.port.get()).to_string());
+    instance.control = control_channel(plan, &enclave.fabric);
     // Operators can enter before the application is ready, and may have to.
     claimed.record(instance)?;
     let mut published = Some(published);
@@ -319,6 +318,12 @@ async fn last_word(enclave: &mut Enclave, output: &mut Output) -> Result<Option<
         }
     }
     Ok(None)
+}
+
+/// The address of the control channel, if the image has one.
+fn control_channel(plan: &Plan, fabric: &Fabric) -> Option<String> {
+    let control = plan.image.manifest.control.as_ref()?;
+    Some(fabric.enclave_addr(control.port.get()).to_string())
 }
 
 /// Binds the ports of this machine that lead to the enclave.
