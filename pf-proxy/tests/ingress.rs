@@ -79,13 +79,15 @@ async fn target_is_told_who_the_client_is_before_anything_else() {
     let server = place.server("target");
     let ingress = place.start(RouteConfig { proxy_header: ProxyHeader::Send, ..place.route("target") });
     let mut client = connect(&ingress).await;
+    // Asked now: once both sides have closed, the socket has no peer any more.
+    let (source, destination) = (client.local_addr().unwrap(), client.peer_addr().unwrap());
     client.write_all(b"hello").await.unwrap();
     client.shutdown().await.unwrap();
     let mut received = Vec::new();
     soon(accept(&server).await.read_to_end(&mut received)).await.unwrap();
     let parsed = proxy_header::parse(&received).unwrap().unwrap();
     let ends = parsed.ends.unwrap();
-    assert_eq!((ends.source, ends.destination), (client.local_addr().unwrap(), client.peer_addr().unwrap()));
+    assert_eq!((ends.source, ends.destination), (source, destination));
     assert_eq!(&received[parsed.length..], b"hello");
 }
 
