@@ -42,7 +42,7 @@ Exit codes:
   1    the enclave refuses, and says why
   2    bad arguments or configuration
   3    no connection, or not the enclave that was expected
-run and shell exit with the program's own status, with 128 + n when signal n ended it, and with 125 in place of 1 and 3.";
+run and shell exit with the program's own status, with 128 + n when signal n ended it, and with 125 where there was no program.";
 
 /// To whom, and as whom.
 #[derive(Clone, Debug, Default, clap::Args)]
