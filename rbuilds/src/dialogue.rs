@@ -52,10 +52,8 @@ fn talk(child: &mut Child, input: &[u8], most_bytes: u64, deadline: Instant) -> 
     let stdout = child.stdout.take().expect("stdout was asked for as a pipe");
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
-        let mut answer = Vec::new();
-        let read = stdout.take(most_bytes).read_to_end(&mut answer);
         // Nobody waits any more when it took too long.
-        let _ = sender.send(read.map(|_| answer));
+        let _ = sender.send(read_beginning(stdout, most_bytes));
     });
     let left = deadline.saturating_duration_since(Instant::now());
     let Ok(stdout) = receiver.recv_timeout(left) else { return Ok(None) };
@@ -67,4 +65,13 @@ fn talk(child: &mut Child, input: &[u8], most_bytes: u64, deadline: Instant) -> 
             None => thread::sleep(POLL),
         }
     }
+}
+
+/// The first bytes of an answer. The rest is read and forgotten: a command whose pipe closes under it would be ended by
+/// a signal or not, as the race goes, and its exit status would say nothing about itself.
+fn read_beginning(mut stdout: impl Read, most_bytes: u64) -> io::Result<Vec<u8>> {
+    let mut answer = Vec::new();
+    stdout.by_ref().take(most_bytes).read_to_end(&mut answer)?;
+    io::copy(&mut stdout, &mut io::sink())?;
+    Ok(answer)
 }
