@@ -7,7 +7,8 @@
 //! without a verified signature.
 //!
 //! The procedures, with the numbers that the code follows, are in `docs/spec/attestation-document.md`; what a
-//! document says in `user_data` is in `docs/spec/binding-statement.md`.
+//! document says in `user_data` is in `docs/spec/binding-statement.md`, how one document answers many verifiers in
+//! `docs/spec/nonce-batch.md`.
 //!
 //! Called by the `glasshouse` command, by the enclave's servers (which only encode [`binding`] statements)
 //! and by whoever verifies an enclave in a program of their own.
@@ -25,6 +26,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod batch;
 pub mod binding;
 
 mod appraise;
