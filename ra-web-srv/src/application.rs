@@ -64,7 +64,7 @@ fn attestation_request(body: &[u8]) -> Result<AttestationRequest, ApiError> {
     let public_key = decode_field("public_key", body.public_key, MAX_PUBLIC_KEY_BYTES)?;
     let data = ApplicationData::new(data).expect("decode_field has checked its length");
     Ok(AttestationRequest {
-        user_data: Some(Statement::Application { application_key: None, data }.encode()),
+        user_data: Some(Statement::Application { application_key: None, data, ledger: None }.encode()),
         nonce: Some(nonce).filter(|nonce| !nonce.is_empty()),
         public_key: Some(public_key).filter(|key| !key.is_empty()),
     })

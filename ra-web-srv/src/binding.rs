@@ -38,6 +38,7 @@ impl Binding {
             tls_key: self.tls_key,
             application_key: None,
             control_head: head.transpose()?,
+            ledger: None,
         })
     }
 }

@@ -1,7 +1,7 @@
 //! The binding statement: what an enclave says in `user_data` of its attestation document.
 //!
 //! One canonical CBOR map ties what lives in the enclave (the server's TLS key, one connection of the control channel,
-//! an application's key or data) to what the hypervisor measured. What an application says has a kind of its own, so
+//! an application's key or data, the state of the ledger) to what the hypervisor measured. What an application says has a kind of its own, so
 //! it can never pass for the framework's word. Encoded by the enclave's servers, decoded by [`crate::appraise`].
 //!
 //! Spec: `docs/spec/binding-statement.md`, with vectors in `docs/spec/vectors/binding-statement.json`.
@@ -34,6 +34,10 @@ const KEY_APPLICATION_KEY: u64 = 3;
 const KEY_APPLICATION_DATA: u64 = 4;
 const KEY_EXPORTER: u64 = 5;
 const KEY_CONTROL_HEAD: u64 = 6;
+const KEY_VRF_KEY: u64 = 7;
+const KEY_CHECKPOINT: u64 = 8;
+/// Size, log root and map root.
+const CHECKPOINT_MEMBERS: u64 = 3;
 
 /// A binding statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +50,8 @@ pub enum Statement {
         application_key: Option<Sha256>,
         /// Head of the chain of control sessions; `None` when the enclave keeps none.
         control_head: Option<Sha256>,
+        /// The ledger as the framework finds it; `None` when the enclave keeps none.
+        ledger: Option<Ledger>,
     },
     /// Made on behalf of an application.
     Application {
@@ -53,6 +59,8 @@ pub enum Statement {
         application_key: Option<Sha256>,
         /// What the application wants to say.
         data: ApplicationData,
+        /// The ledger as the framework finds it, whatever the application wants; `None` when the enclave keeps none.
+        ledger: Option<Ledger>,
     },
     /// Made by the framework's control channel, about one connection.
     Channel {
@@ -60,7 +68,22 @@ pub enum Statement {
         exporter: Sha256,
         /// Head of the chain of control sessions; `None` when the enclave keeps none.
         control_head: Option<Sha256>,
+        /// The ledger as the framework finds it; `None` when the enclave keeps none.
+        ledger: Option<Ledger>,
     },
+}
+
+/// The state of the enclave's ledger: what its proofs are checked against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ledger {
+    /// The public key of the function that places files in the map (ECVRF-EDWARDS25519-SHA512-TAI, RFC 9381).
+    pub vrf_key: [u8; 32],
+    /// Entries in the log.
+    pub size: u64,
+    /// Root of the log's Merkle tree (RFC 6962) at that size.
+    pub log_root: Sha256,
+    /// Root of the map of subjects at that size.
+    pub map_root: Sha256,
 }
 
 /// What an application says in a statement: 0 to [`MAX_APPLICATION_DATA_BYTES`] bytes.
@@ -111,38 +134,56 @@ impl Statement {
         }
     }
 
+    /// The state of the ledger, where there is one. It is the framework's word in every kind.
+    pub fn ledger(&self) -> Option<&Ledger> {
+        match self {
+            Statement::Server { ledger, .. }
+            | Statement::Application { ledger, .. }
+            | Statement::Channel { ledger, .. } => ledger.as_ref(),
+        }
+    }
+
     /// The statement's one encoding, at most [`MAX_STATEMENT_BYTES`] long.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         let mut encoder = Encoder::new(&mut bytes);
         let fields = self.fields();
         let present = fields.iter().flatten().map(|_| 1).fold(0, u64::saturating_add);
+        let of_ledger: u64 = if self.ledger().is_some() { 2 } else { 0 };
         let infallible = "writing to a Vec cannot fail";
         encoder
-            .map(present.saturating_add(2))
+            .map(present.saturating_add(of_ledger).saturating_add(2))
             .and_then(|e| e.u64(KEY_VERSION)?.u64(VERSION))
             .and_then(|e| e.u64(KEY_KIND)?.str(self.kind()))
             .expect(infallible);
         for (key, value) in fields.into_iter().flatten() {
             encoder.u64(key).and_then(|e| e.bytes(value)).expect(infallible);
         }
+        if let Some(ledger) = self.ledger() {
+            encoder
+                .u64(KEY_VRF_KEY)
+                .and_then(|e| e.bytes(&ledger.vrf_key))
+                .and_then(|e| e.u64(KEY_CHECKPOINT)?.array(CHECKPOINT_MEMBERS)?.u64(ledger.size))
+                .and_then(|e| e.bytes(&ledger.log_root.0)?.bytes(&ledger.map_root.0))
+                .expect(infallible);
+        }
         bytes
     }
 
-    /// What follows version and kind, in ascending order of keys.
+    /// What lies between the kind and the ledger, in ascending order of keys.
     fn fields(&self) -> [Option<(u64, &[u8])>; 3] {
         match self {
-            Statement::Server { tls_key, application_key, control_head } => [
+            Statement::Server { tls_key, application_key, control_head, .. } => [
                 Some((KEY_TLS_KEY, &tls_key.0)),
                 application_key.as_ref().map(|key| (KEY_APPLICATION_KEY, &key.0[..])),
                 control_head.as_ref().map(|head| (KEY_CONTROL_HEAD, &head.0[..])),
             ],
-            Statement::Application { application_key, data } => [
+            Statement::Application { application_key, data, .. } => [
                 application_key.as_ref().map(|key| (KEY_APPLICATION_KEY, &key.0[..])),
                 Some((KEY_APPLICATION_DATA, data.as_bytes())),
                 None,
             ],
-            Statement::Channel { exporter, control_head } => [
+            Statement::Channel { exporter, control_head, .. } => [
                 Some((KEY_EXPORTER, &exporter.0)),
                 control_head.as_ref().map(|head| (KEY_CONTROL_HEAD, &head.0[..])),
                 None,
@@ -185,6 +226,9 @@ impl Kind {
     }
 
     fn has(self, key: u64) -> bool {
+        if matches!(key, KEY_VRF_KEY | KEY_CHECKPOINT) {
+            return true;
+        }
         match self {
             Kind::Server => matches!(key, KEY_TLS_KEY | KEY_APPLICATION_KEY | KEY_CONTROL_HEAD),
             Kind::Application => matches!(key, KEY_APPLICATION_KEY | KEY_APPLICATION_DATA),
@@ -201,6 +245,8 @@ struct Fields {
     data: Option<ApplicationData>,
     exporter: Option<Sha256>,
     control_head: Option<Sha256>,
+    vrf_key: Option<Sha256>,
+    checkpoint: Option<(u64, Sha256, Sha256)>,
 }
 
 impl Fields {
@@ -218,6 +264,8 @@ impl Fields {
             data: None,
             exporter: None,
             control_head: None,
+            vrf_key: None,
+            checkpoint: None,
         };
         let mut previous = KEY_KIND;
         for _ in 2..entries {
@@ -242,11 +290,16 @@ impl Fields {
             self.data = Some(data(decoder)?);
             return Ok(());
         }
+        if key == KEY_CHECKPOINT {
+            self.checkpoint = Some(checkpoint(decoder)?);
+            return Ok(());
+        }
         let digest = Some(digest(key, decoder)?);
         match key {
             KEY_TLS_KEY => self.tls_key = digest,
             KEY_APPLICATION_KEY => self.application_key = digest,
             KEY_EXPORTER => self.exporter = digest,
+            KEY_VRF_KEY => self.vrf_key = digest,
             _ => self.control_head = digest,
         }
         Ok(())
@@ -256,18 +309,26 @@ impl Fields {
         let kind = self.kind.name();
         let missing = |expected| DecodeError::MissingKey { kind, expected };
         let Fields { application_key, control_head, .. } = self;
+        let ledger = match (self.vrf_key, self.checkpoint) {
+            (None, None) => None,
+            (Some(vrf_key), Some((size, log_root, map_root))) => {
+                Some(Ledger { vrf_key: vrf_key.0, size, log_root, map_root })
+            }
+            (None, Some(_)) => return Err(missing(KEY_VRF_KEY)),
+            (Some(_), None) => return Err(missing(KEY_CHECKPOINT)),
+        };
         Ok(match self.kind {
             Kind::Server => {
                 let tls_key = self.tls_key.ok_or(missing(KEY_TLS_KEY))?;
-                Statement::Server { tls_key, application_key, control_head }
+                Statement::Server { tls_key, application_key, control_head, ledger }
             }
             Kind::Application => {
                 let data = self.data.ok_or(missing(KEY_APPLICATION_DATA))?;
-                Statement::Application { application_key, data }
+                Statement::Application { application_key, data, ledger }
             }
             Kind::Channel => {
                 let exporter = self.exporter.ok_or(missing(KEY_EXPORTER))?;
-                Statement::Channel { exporter, control_head }
+                Statement::Channel { exporter, control_head, ledger }
             }
         })
     }
@@ -314,6 +375,17 @@ fn digest(key: u64, decoder: &mut Decoder<'_>) -> Result<Sha256, DecodeError> {
 fn data(decoder: &mut Decoder<'_>) -> Result<ApplicationData, DecodeError> {
     let bytes = decoder.bytes().map_err(|source| DecodeError::Cbor { source })?;
     Ok(ApplicationData::new(bytes.to_vec())?)
+}
+
+fn checkpoint(decoder: &mut Decoder<'_>) -> Result<(u64, Sha256, Sha256), DecodeError> {
+    let malformed = |source| DecodeError::Cbor { source };
+    match decoder.array().map_err(malformed)? {
+        Some(CHECKPOINT_MEMBERS) => {}
+        Some(found) => return Err(DecodeError::CheckpointMembers { found }),
+        None => return Err(DecodeError::NotCanonical),
+    }
+    let size = decoder.u64().map_err(malformed)?;
+    Ok((size, digest(KEY_CHECKPOINT, decoder)?, digest(KEY_CHECKPOINT, decoder)?))
 }
 
 /// Why bytes are no binding statement.
@@ -376,6 +448,12 @@ pub enum DecodeError {
         key: u64,
         /// Its length in bytes.
         found: usize,
+    },
+    /// A checkpoint is not size, log root and map root.
+    #[error("key {KEY_CHECKPOINT}: expected an array of {CHECKPOINT_MEMBERS}, found one of {found}")]
+    CheckpointMembers {
+        /// How many members it has.
+        found: u64,
     },
     /// There is too much application data.
     #[error(transparent)]

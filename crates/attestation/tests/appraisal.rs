@@ -183,17 +183,17 @@ fn without_a_challenge_the_nonce_is_reported_as_unchecked() {
 }
 
 fn server(tls_key: u8) -> Statement {
-    Statement::Server { tls_key: Sha256([tls_key; 32]), application_key: None, control_head: None }
+    Statement::Server { tls_key: Sha256([tls_key; 32]), application_key: None, control_head: None, ledger: None }
 }
 
 fn channel(exporter: u8) -> Statement {
     let control_head = Some(Sha256([9; 32]));
-    Statement::Channel { exporter: Sha256([exporter; 32]), control_head }
+    Statement::Channel { exporter: Sha256([exporter; 32]), control_head, ledger: None }
 }
 
 fn application(data: &[u8]) -> Statement {
     let data = ApplicationData::new(data.to_vec()).unwrap();
-    Statement::Application { application_key: None, data }
+    Statement::Application { application_key: None, data, ledger: None }
 }
 
 #[test]

@@ -23,7 +23,7 @@ pub struct Challenge {
 impl Challenge {
     /// The binding statement of the framework's control channel: the document's `user_data`.
     pub fn statement(&self, control_head: Option<Sha256>) -> Statement {
-        Statement::Channel { exporter: self.exporter, control_head }
+        Statement::Channel { exporter: self.exporter, control_head, ledger: None }
     }
 
     /// What an application that offers a channel of its own gives to the application API as its data.

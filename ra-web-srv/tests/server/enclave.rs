@@ -93,12 +93,12 @@ impl Enclave {
 
 /// The statement a server with the TLS key `tls_key` makes.
 pub(crate) fn server_statement(tls_key: Sha256) -> Statement {
-    Statement::Server { tls_key, application_key: None, control_head: None }
+    Statement::Server { tls_key, application_key: None, control_head: None, ledger: None }
 }
 
 /// The statement made on behalf of an application that says `data`.
 pub(crate) fn application_statement(data: &[u8]) -> Statement {
-    Statement::Application { application_key: None, data: ApplicationData::new(data.to_vec()).unwrap() }
+    Statement::Application { application_key: None, data: ApplicationData::new(data.to_vec()).unwrap(), ledger: None }
 }
 
 pub(crate) fn names_in(dir: &Path) -> Vec<String> {

@@ -77,7 +77,7 @@ async fn document_carries_the_visitors_nonce_and_the_greeting() {
     assert_eq!(verified.nonce(), Some(&(0..16).collect::<Vec<u8>>()[..]));
     let data = ApplicationData::new(GREETING.as_bytes().to_vec()).unwrap();
     let said = Statement::decode(verified.user_data().unwrap()).unwrap();
-    assert_eq!(said, Statement::Application { application_key: None, data });
+    assert_eq!(said, Statement::Application { application_key: None, data, ledger: None });
 }
 
 #[tokio::test]

@@ -26,14 +26,20 @@ fn statement(vector: &Value) -> Statement {
     let digest = |member| vector.get(member).map(|_| text(vector, member).parse().unwrap());
     let application_key = digest("application_key");
     let control_head = digest("control_head");
+    let ledger = vector.get("ledger").map(|ledger| Ledger {
+        vrf_key: bytes(ledger, "vrf_key").try_into().unwrap(),
+        size: ledger["size"].as_u64().unwrap(),
+        log_root: text(ledger, "log_root").parse().unwrap(),
+        map_root: text(ledger, "map_root").parse().unwrap(),
+    });
     match text(vector, "kind") {
         KIND_SERVER => {
-            Statement::Server { tls_key: digest("tls_key").unwrap(), application_key, control_head }
+            Statement::Server { tls_key: digest("tls_key").unwrap(), application_key, control_head, ledger }
         }
-        KIND_CHANNEL => Statement::Channel { exporter: digest("exporter").unwrap(), control_head },
+        KIND_CHANNEL => Statement::Channel { exporter: digest("exporter").unwrap(), control_head, ledger },
         _ => {
             let data = ApplicationData::new(bytes(vector, "application_data")).unwrap();
-            Statement::Application { application_key, data }
+            Statement::Application { application_key, data, ledger }
         }
     }
 }
@@ -59,7 +65,9 @@ fn vectors_to_refuse_are_refused_for_the_reason_stated() {
 #[test]
 fn the_longest_statement_fits_into_user_data() {
     let data = ApplicationData::new(vec![0; MAX_APPLICATION_DATA_BYTES]).unwrap();
-    let longest = Statement::Application { application_key: Some(Sha256([0; 32])), data };
+    let digest = Sha256([0; 32]);
+    let ledger = Some(Ledger { vrf_key: [0; 32], size: u64::MAX, log_root: digest, map_root: digest });
+    let longest = Statement::Application { application_key: Some(digest), data, ledger };
     assert!(longest.encode().len() <= MAX_STATEMENT_BYTES);
 }
 
@@ -69,22 +77,33 @@ fn application_data_is_limited() {
     assert_eq!(ApplicationData::new(vec![0; found]), Err(ApplicationDataTooLong { found }));
 }
 
+fn any_ledger() -> impl Strategy<Value = Option<Ledger>> {
+    let ledger = any::<([u8; 32], u64, [u8; 32], [u8; 32])>().prop_map(|(vrf_key, size, log, map)| Ledger {
+        vrf_key,
+        size,
+        log_root: Sha256(log),
+        map_root: Sha256(map),
+    });
+    prop::option::of(ledger)
+}
+
 fn any_statement() -> impl Strategy<Value = Statement> {
     let digest = any::<[u8; 32]>().prop_map(Sha256);
     let optional = prop::option::of(digest.clone());
-    let server = (digest.clone(), optional.clone(), optional.clone()).prop_map(
-        |(tls_key, application_key, control_head)| Statement::Server {
+    let server = (digest.clone(), optional.clone(), optional.clone(), any_ledger()).prop_map(
+        |(tls_key, application_key, control_head, ledger)| Statement::Server {
             tls_key,
             application_key,
             control_head,
+            ledger,
         },
     );
-    let channel = (digest, optional.clone())
-        .prop_map(|(exporter, control_head)| Statement::Channel { exporter, control_head });
+    let channel = (digest, optional.clone(), any_ledger()).prop_map(|(exporter, control_head, ledger)| {
+        Statement::Channel { exporter, control_head, ledger }
+    });
     let data = prop::collection::vec(any::<u8>(), 0..=MAX_APPLICATION_DATA_BYTES);
-    let application = (optional, data).prop_map(|(application_key, data)| Statement::Application {
-        application_key,
-        data: ApplicationData(data),
+    let application = (optional, data, any_ledger()).prop_map(|(application_key, data, ledger)| {
+        Statement::Application { application_key, data: ApplicationData(data), ledger }
     });
     prop_oneof![server, application, channel]
 }
