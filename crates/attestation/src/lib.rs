@@ -28,6 +28,7 @@
 
 pub mod batch;
 pub mod binding;
+pub mod bundle;
 
 mod appraise;
 mod cbor;
