@@ -9,6 +9,8 @@
 
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+use serde::{Deserialize, Serialize};
+
 use crate::digest::Sha256;
 
 /// Most nonces in one batch.
@@ -21,14 +23,16 @@ const LEAF_PREFIX: &[u8] = b"\x00glasshouse nonce batch v1\n";
 /// First byte of what an inner node's hash is of.
 const NODE_PREFIX: u8 = 0x01;
 
-/// Where a nonce is in its batch: all that its verifier needs beside the document.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Where a nonce is in its batch: all that its verifier needs beside the document. As JSON: `index`, `size` and `path`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct NoncePath {
     /// Position of the nonce, from 0.
     pub index: u64,
     /// Nonces in the batch, at least 2.
     pub size: u64,
     /// The hashes beside the way from the leaf to the root, the lowest first.
+    #[serde(rename = "path")]
     pub hashes: Vec<Sha256>,
 }
 

@@ -10,6 +10,7 @@
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 #[cfg(test)]
+#[expect(clippy::indexing_slicing, reason = "a vector without the member fails the test")]
 mod tests;
 mod text;
 
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use text::{Base64, Hex, Name};
 
+use crate::batch::{self, NoncePath};
 use crate::digest::Sha256;
 use crate::document::MAX_DOCUMENT_BYTES;
 
@@ -26,8 +28,8 @@ pub const VERSION: u64 = 1;
 pub const MAX_BUNDLE_BYTES: usize = 8 << 20;
 /// Fewest and most bytes of a nonce.
 pub const NONCE_BYTES: std::ops::RangeInclusive<usize> = 8..=64;
-/// Most hashes of a batch path, a batch then having 2^32 nonces, or of a consistency proof.
-pub const MAX_PATH_HASHES: usize = 64;
+/// Most hashes of a consistency proof.
+pub const MAX_CONSISTENCY_HASHES: usize = 128;
 /// Longest SubjectPublicKeyInfo, in bytes.
 pub const MAX_TLS_KEY_BYTES: usize = 1024;
 /// Longest measured manifest, in bytes.
@@ -59,7 +61,7 @@ pub struct Bundle {
     pub nonce: Hex,
     /// How the verifier's nonce is in the document's, if others' are too; absent when it is the document's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub batch: Option<Batch>,
+    pub batch: Option<NoncePath>,
     /// DER SubjectPublicKeyInfo of the server's TLS key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls_key: Option<Base64>,
@@ -85,18 +87,6 @@ pub struct Bundle {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "u64", into = "u64")]
 pub struct Version;
-
-/// Where a nonce is among those that share a document (`docs/spec/nonce-batch.md`).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Batch {
-    /// The nonce's place, from 0.
-    pub index: u64,
-    /// How many nonces there are.
-    pub size: u64,
-    /// The hashes beside the way from the nonce to the root, from below.
-    pub path: Vec<Sha256>,
-}
 
 /// One proof of the ledger.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -187,12 +177,8 @@ impl Bundle {
         if !NONCE_BYTES.contains(&self.nonce.0.len()) {
             return Err(BundleError::NonceLength { found: self.nonce.0.len() });
         }
-        if let Some(Batch { index, size, path }) = &self.batch {
-            at_most("batch path", path.len(), MAX_PATH_HASHES)?;
-            if index >= size {
-                return Err(BundleError::BatchIndex { index: *index, size: *size });
-            }
-        }
+        let path = self.batch.as_ref().map_or(0, |batch| batch.hashes.len());
+        at_most("batch path", path, batch::MAX_PATH_HASHES)?;
         for (what, part, limit) in [
             ("tls_key", &self.tls_key, MAX_TLS_KEY_BYTES),
             ("manifest", &self.manifest, MAX_MANIFEST_BYTES),
@@ -222,7 +208,7 @@ impl Bundle {
         }
         at_most("consistency", self.consistency.len(), MAX_CONSISTENCY)?;
         for Consistency { from, to, hashes } in &self.consistency {
-            at_most("consistency hashes", hashes.len(), MAX_PATH_HASHES)?;
+            at_most("consistency hashes", hashes.len(), MAX_CONSISTENCY_HASHES)?;
             if from > to {
                 return Err(BundleError::ConsistencySizes { from: *from, to: *to });
             }
@@ -293,14 +279,6 @@ pub enum BundleError {
     NonceLength {
         /// Its length in bytes.
         found: usize,
-    },
-    /// A place that the batch does not have.
-    #[error("batch: expected an index below {size}, found {index}")]
-    BatchIndex {
-        /// The place.
-        index: u64,
-        /// How many places there are.
-        size: u64,
     },
     /// A path where a stream's name belongs, the other way round, or a NUL byte.
     #[error("{kind:?} proof: expected an absolute path for a file, another name for a stream, found {found}")]

@@ -183,7 +183,12 @@ fn without_a_challenge_the_nonce_is_reported_as_unchecked() {
 }
 
 fn server(tls_key: u8) -> Statement {
-    Statement::Server { tls_key: Sha256([tls_key; 32]), application_key: None, control_head: None, ledger: None }
+    Statement::Server {
+        tls_key: Sha256([tls_key; 32]),
+        application_key: None,
+        control_head: None,
+        ledger: None,
+    }
 }
 
 fn channel(exporter: u8) -> Statement {

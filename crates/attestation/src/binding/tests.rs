@@ -98,9 +98,8 @@ fn any_statement() -> impl Strategy<Value = Statement> {
             ledger,
         },
     );
-    let channel = (digest, optional.clone(), any_ledger()).prop_map(|(exporter, control_head, ledger)| {
-        Statement::Channel { exporter, control_head, ledger }
-    });
+    let channel = (digest, optional.clone(), any_ledger())
+        .prop_map(|(exporter, control_head, ledger)| Statement::Channel { exporter, control_head, ledger });
     let data = prop::collection::vec(any::<u8>(), 0..=MAX_APPLICATION_DATA_BYTES);
     let application = (optional, data, any_ledger()).prop_map(|(application_key, data, ledger)| {
         Statement::Application { application_key, data: ApplicationData(data), ledger }

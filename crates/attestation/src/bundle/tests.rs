@@ -59,12 +59,12 @@ fn what_is_too_much_is_neither_written_nor_read() {
     };
     let proof = Proof { kind: ProofKind::File, subject: Name(b"/x".to_vec()), proof: Base64(vec![1]) };
     let consistency = Consistency { from: 1, to: 2, hashes: Vec::new() };
-    let hashes = vec![Sha256([0; 32]); MAX_PATH_HASHES + 1];
+    let hashes = vec![Sha256([0; 32]); MAX_CONSISTENCY_HASHES + 1];
     too_long(&|bundle| bundle.document.0.resize(MAX_DOCUMENT_BYTES + 1, 0));
     too_long(&|bundle| bundle.manifest = Some(Base64(vec![0; MAX_MANIFEST_BYTES + 1])));
     too_long(&|bundle| bundle.baseline = Some(Base64(vec![0; MAX_BASELINE_BYTES + 1])));
     too_long(&|bundle| bundle.tls_key = Some(Base64(vec![0; MAX_TLS_KEY_BYTES + 1])));
-    too_long(&|bundle| bundle.batch = Some(Batch { index: 0, size: 2, path: hashes.clone() }));
+    too_long(&|bundle| bundle.batch = Some(NoncePath { index: 0, size: 2, hashes: hashes.clone() }));
     too_long(&|bundle| bundle.proofs = vec![proof.clone(); MAX_PROOFS + 1]);
     too_long(&|bundle| {
         let subject = Name([&b"/"[..], &[b'x'; MAX_NAME_BYTES]].concat());
@@ -125,7 +125,7 @@ prop_compose! {
             tls_key,
             manifest,
             baseline,
-            batch: batch.map(|(index, path)| Batch { index: index.into(), size: u64::from(index) + 1, path }),
+            batch: batch.map(|(index, hashes)| NoncePath { index: index.into(), size: u64::from(index) + 1, hashes }),
             proofs,
             consistency: consistency
                 .into_iter()
