@@ -164,6 +164,7 @@ mod tests {
             attestation: Some(Attestation { port: port(8443) }),
             control: None,
             egress: None,
+            monitor: None,
             name: "demo".into(),
             publish: vec![port(80), port(8080)],
             services: Vec::new(),

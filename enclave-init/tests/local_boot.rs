@@ -341,6 +341,7 @@ fn measured(services: &[Service]) -> Measured {
         attestation: None,
         control: None,
         egress: None,
+        monitor: None,
         name: "boot-test".into(),
         publish: Vec::new(),
         services,

@@ -199,7 +199,7 @@ impl FromStr for Capability {
 }
 
 /// `/`, or `/a/b`: one spelling for one place.
-fn is_plain_path(path: &str) -> bool {
+pub(crate) fn is_plain_path(path: &str) -> bool {
     let Some(below) = path.strip_prefix('/') else { return false };
     let plain = |part: &str| !matches!(part, "" | "." | "..") && !part.contains('\0');
     below.is_empty() || below.split('/').all(plain)

@@ -14,6 +14,7 @@ mod egress;
 mod health;
 mod keyed;
 mod measured;
+mod monitor;
 mod reference;
 mod signal;
 mod source;
@@ -25,6 +26,7 @@ pub use measured::{
     Attestation, DEFAULT_STOP_TIMEOUT_S, MEASURED_VERSION, Measured, MeasuredError, Readiness, Restart,
     Service,
 };
+pub use monitor::{DEFAULT_SWEEP_S, Denied, DigestKind, Enforce, Monitor};
 pub use reference::{ImageReference, ImageVersion, ReferenceError};
 pub use signal::StopSignal;
 pub use source::{

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fmt, num::NonZeroU16, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::{Control, Egress, Healthcheck, OnUnhealthy, RESERVED_PORTS, StopSignal, is_valid_name};
+use crate::{Control, Egress, Healthcheck, Monitor, OnUnhealthy, RESERVED_PORTS, StopSignal, is_valid_name};
 
 /// The version this crate writes and the only one it reads.
 pub const MEASURED_VERSION: u32 = 1;
@@ -35,6 +35,9 @@ pub struct Measured {
     /// What may be reached, absent when there is no way out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<Egress>,
+    /// Which files are watched and recorded, absent when there is no ledger.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub monitor: Option<Monitor>,
     /// The image's name, also the enclave's host name.
     pub name: String,
     /// TCP ports of the enclave's loopback that are reachable from outside, ascending.
@@ -196,6 +199,9 @@ impl Measured {
         }
         if let Some(egress) = &self.egress {
             egress.check()?;
+        }
+        if let Some(monitor) = &self.monitor {
+            monitor.check()?;
         }
         self.check_ports()
     }

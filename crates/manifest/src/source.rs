@@ -12,11 +12,13 @@ use toml::Spanned;
 
 use crate::{
     Attestation, Control, DEFAULT_ATTESTATION_PORT, DEFAULT_STOP_TIMEOUT_S, Egress, Healthcheck,
-    ImageHealthcheck, MEASURED_VERSION, Measured, RESERVED_PORTS, Readiness, Restart, Service, StopSignal,
+    ImageHealthcheck, MEASURED_VERSION, Measured, Monitor, RESERVED_PORTS, Readiness, Restart, Service,
+    StopSignal,
     control::RawControl,
     egress::RawEgress,
     health::{HealthError, HealthOverrides, RawHealth},
     is_valid_name, keyed,
+    monitor::RawMonitor,
 };
 
 /// Seconds a service has to become ready unless the manifest says otherwise.
@@ -45,6 +47,7 @@ pub struct Manifest {
     attestation: Option<Attestation>,
     control: Option<Control>,
     egress: Option<Egress>,
+    monitor: Option<Monitor>,
     app: Overrides,
     services: Vec<(String, Overrides)>,
 }
@@ -230,6 +233,7 @@ impl Manifest {
             attestation: self.attestation,
             control: self.control.clone(),
             egress: self.egress.clone(),
+            monitor: self.monitor.clone(),
             name: self.name.clone(),
             publish: self.publish.clone(),
             services,
@@ -367,6 +371,7 @@ struct Raw {
     attestation: RawAttestation,
     control: Option<Spanned<RawControl>>,
     egress: Option<RawEgress>,
+    monitor: Option<RawMonitor>,
 }
 
 #[derive(Deserialize)]
@@ -462,6 +467,7 @@ impl Raw {
             attestation,
             control,
             egress: RawEgress::check(self.egress)?,
+            monitor: RawMonitor::check(self.monitor)?,
             app: self.app.check()?,
             services,
         })

@@ -339,6 +339,7 @@ proptest! {
             attestation: None,
             control: None,
             egress: None,
+            monitor: None,
             name: "x".into(),
             publish: vec![port.try_into().unwrap()],
             services: vec![service],
