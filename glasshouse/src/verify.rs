@@ -46,14 +46,14 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<Exit> {
                 ..Policy::new(reference_values)
             };
             let (name, document) = read_document(path)?;
-            (name, Evidence { document, tls_key: None }, time(args)?, policy)
+            (name, Evidence { document, nonce: None, tls_key: None }, time(args)?, policy)
         }
         (None, Some(url)) => {
             let nonce = evidence::fresh_nonce()?;
             let evidence = evidence::fetch(url, &nonce, Duration::from_secs(args.timeout))?;
             let tls_key = evidence.tls_key.context("a TLS connection has a server key")?;
             let policy = Policy {
-                nonce: Some(nonce.to_vec()),
+                nonce: evidence.nonce.clone(),
                 binding: BindingPolicy::Server { tls_key },
                 control: control_policy(args),
                 allow_debug: args.allow_debug,

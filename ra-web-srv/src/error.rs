@@ -1,6 +1,8 @@
 //! What a request can be refused with, and how it looks on the wire:
 //! `{"error": {"code": "nonce_missing", "message": "..."}}`, section "Errors" of both specifications.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -53,6 +55,9 @@ pub(crate) enum ApiError {
     NsmBusy(#[source] NsmQueueError),
     #[error("the enclave's security module did not do what was asked")]
     NsmFailed(#[source] NsmQueueError),
+    /// What went wrong for all who shared a document, and was logged where it did.
+    #[error(transparent)]
+    Shared(Arc<Self>),
 }
 
 impl From<NsmQueueError> for ApiError {
@@ -85,11 +90,13 @@ impl ApiError {
             Self::ControlHead(_) => (StatusCode::INTERNAL_SERVER_ERROR, "control_head_failed"),
             Self::NsmBusy(_) => (StatusCode::SERVICE_UNAVAILABLE, "nsm_busy"),
             Self::NsmFailed(_) => (StatusCode::INTERNAL_SERVER_ERROR, "nsm_failed"),
+            Self::Shared(error) => error.kind(),
         }
     }
 
-    fn log(&self) {
+    pub(crate) fn log(&self) {
         match self {
+            Self::Shared(_) => {}
             Self::ControlHead(cause) => {
                 tracing::error!(
                     error = cause as &dyn std::error::Error,
@@ -114,7 +121,7 @@ impl IntoResponse for ApiError {
         let body = serde_json::json!({"error": {"code": code, "message": self.to_string()}});
         let mut response = (status, Json(body)).into_response();
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if matches!(self, Self::NsmBusy(_)) {
+        if status == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
         }
         response

@@ -12,10 +12,12 @@
 #![forbid(unsafe_code)]
 
 mod application;
+mod attester;
 mod binding;
 mod error;
 mod identity;
 mod limits;
+mod metrics;
 mod nsm_queue;
 mod public;
 mod serve;

@@ -27,8 +27,10 @@ pub struct Limits {
     /// Connections served at once per door. Further peers wait, one a listener accepted, the others in its backlog.
     /// Default 256.
     pub connections: usize,
-    /// Requests that wait for the NSM per door. Further ones are answered 503. Default 64.
+    /// Requests that wait for the NSM per door, each for an answer of its own. Further ones are answered 503. Default 64.
     pub nsm_queue: usize,
+    /// Nonces that wait to share a document. Further ones are answered 503. Default 4096.
+    pub shared_nonces: usize,
     /// From connection to finished TLS handshake. Default 5 s.
     pub handshake: Duration,
     /// From the start of a connection, or the end of an answer, to the next complete request head. Default 10 s.
@@ -48,6 +50,7 @@ impl Default for Limits {
         Self {
             connections: 256,
             nsm_queue: 64,
+            shared_nonces: 4096,
             handshake: Duration::from_secs(5),
             header_read: Duration::from_secs(10),
             nsm_answer: Duration::from_secs(10),

@@ -2,20 +2,22 @@
 
 use std::sync::Arc;
 
+use attestation::batch::NoncePath;
 use axum::body::Bytes;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, header};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use nsm::AttestationRequest;
+use serde::Serialize;
 
-use crate::binding::Binding;
+use crate::attester::{Attested, Attester, Company};
 use crate::error::ApiError;
-use crate::nsm_queue::NsmQueue;
+use crate::metrics::{self, Metrics};
 
 /// Fewest bytes of a verifier's nonce: below that, answers could be collected ahead of the questions.
 const MIN_NONCE_BYTES: usize = 8;
@@ -30,21 +32,23 @@ const GREETING: &str = include_str!("greeting.txt");
 
 /// What the public paths answer from.
 pub(crate) struct PublicState {
-    pub(crate) nsm: NsmQueue,
-    /// What every document states of this process.
-    pub(crate) binding: Binding,
+    pub(crate) attester: Attester,
+    pub(crate) metrics: Arc<Metrics>,
     /// The measured manifest, byte for byte.
     pub(crate) manifest: Option<Bytes>,
 }
 
 /// The public paths.
 pub(crate) fn router(state: PublicState) -> Router {
+    let metrics = Arc::clone(&state.metrics);
     Router::new()
         .route("/", get(async || GREETING))
         .route("/healthz", get(async || "ok\n"))
         .route("/v1/attestation", get(attestation))
         .route("/v1/manifest", get(manifest))
+        .route("/metrics", get(metrics_text))
         .with_state(Arc::new(state))
+        .layer(from_fn_with_state(metrics, metrics::count))
 }
 
 async fn attestation(
@@ -54,18 +58,33 @@ async fn attestation(
 ) -> Result<Response, ApiError> {
     let Query(parameters) = query.map_err(|_| ApiError::Query)?;
     let nonce = nonce_parameter(&parameters)?;
-    let request = AttestationRequest {
-        nonce: Some(nonce.clone()),
-        user_data: Some(state.binding.statement()?.encode()),
-        public_key: None,
-    };
-    let document = state.nsm.ask(move |nsm| nsm.attest(&request)).await?;
     let caching = [(header::CACHE_CONTROL, "no-store"), (header::VARY, "accept")];
     if accepts_json(&headers) {
-        let body = serde_json::json!({"document": STANDARD.encode(document), "nonce": hex::encode(nonce)});
-        return Ok((caching, Json(body)).into_response());
+        let attested = state.attester.attest(nonce.clone(), Company::Welcome).await?;
+        return Ok((caching, Json(AttestationAnswer::new(&nonce, attested))).into_response());
     }
+    // The message alone leaves no place for a path.
+    let Attested { document, .. } = state.attester.attest(nonce, Company::Unwanted).await?;
     Ok((caching, [(header::CONTENT_TYPE, COSE_SIGN1)], document).into_response())
+}
+
+#[derive(Serialize)]
+struct AttestationAnswer {
+    document: String,
+    nonce: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    batch: Option<NoncePath>,
+}
+
+impl AttestationAnswer {
+    fn new(nonce: &[u8], Attested { document, path }: Attested) -> Self {
+        Self { document: STANDARD.encode(document), nonce: hex::encode(nonce), batch: path }
+    }
+}
+
+async fn metrics_text(State(state): State<Arc<PublicState>>) -> Response {
+    let text = state.metrics.text(state.attester.waiting());
+    ([(header::CONTENT_TYPE, metrics::TEXT_FORMAT)], text).into_response()
 }
 
 async fn manifest(State(state): State<Arc<PublicState>>) -> Result<Response, ApiError> {

@@ -12,9 +12,11 @@ use tokio::task::JoinSet;
 use transport::{Addr, BindError, Listener};
 
 use crate::application;
+use crate::attester::Attester;
 use crate::binding::Binding;
 use crate::identity::{IdentityError, TlsIdentity};
 use crate::limits::Limits;
+use crate::metrics::Metrics;
 use crate::nsm_queue::NsmQueue;
 use crate::public::{self, PublicState};
 use crate::serve::Door;
@@ -90,7 +92,9 @@ impl Server {
                 .map_err(StartError::Thread)
         };
         let binding = Binding { tls_key: identity.key_digest(), control_head: config.control_head };
-        let state = PublicState { nsm: queue()?, binding, manifest: config.manifest.map(Bytes::from) };
+        let (nsm, metrics) = (Arc::new(queue()?), Arc::new(Metrics::default()));
+        let attester = Attester::start(nsm, binding, &config.limits, Arc::clone(&metrics));
+        let state = PublicState { attester, metrics, manifest: config.manifest.map(Bytes::from) };
         let public = Door::new(Some(identity.acceptor()), public::router(state), &config.limits);
         let mut doors = Vec::new();
         for addr in &config.listen {

@@ -52,6 +52,16 @@ impl Answer {
     }
 }
 
+/// Waits until `condition` holds.
+pub(crate) async fn until(condition: impl Fn() -> bool) {
+    let waiting = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.expect("the condition never came true");
+}
+
 pub(crate) async fn connect(addr: &Addr) -> Stream {
     Stream::connect(addr, PATIENCE).await.unwrap()
 }

@@ -37,12 +37,24 @@ impl Enclave {
     }
 
     pub(crate) async fn start_with(limits: Limits) -> Self {
+        Self::start_simulated(limits, |module| Arc::new(module)).await
+    }
+
+    /// On a simulated module that answers nothing until it is let go.
+    pub(crate) async fn start_gated(limits: Limits) -> (Self, Gate) {
+        let gate = Gate::default();
+        let held = gate.clone();
+        let enclave = Self::start_simulated(limits, |module| Arc::new(Gated { module, gate: held })).await;
+        (enclave, gate)
+    }
+
+    async fn start_simulated(limits: Limits, wrap: impl FnOnce(SimulatedNsm) -> Arc<dyn Provider>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let root = DevelopmentRoot::load_or_create(dir.path()).unwrap();
         let root_pem = root.root_pem().to_owned();
         let pcrs: Vec<_> = (0..3_u8).map(|n| (PcrIndex::new(n).unwrap(), [n + 1; 48])).collect();
         let module = SimulatedNsm::new(&root, "i-0123456789abcdef0-enc0123456789abcdef", &pcrs).unwrap();
-        Self::start_on(dir, root_pem, Arc::new(module), limits).await
+        Self::start_on(dir, root_pem, wrap(module), limits).await
     }
 
     /// On a module of the test's own; its documents do not verify.
@@ -98,7 +110,11 @@ pub(crate) fn server_statement(tls_key: Sha256) -> Statement {
 
 /// The statement made on behalf of an application that says `data`.
 pub(crate) fn application_statement(data: &[u8]) -> Statement {
-    Statement::Application { application_key: None, data: ApplicationData::new(data.to_vec()).unwrap(), ledger: None }
+    Statement::Application {
+        application_key: None,
+        data: ApplicationData::new(data.to_vec()).unwrap(),
+        ledger: None,
+    }
 }
 
 pub(crate) fn names_in(dir: &Path) -> Vec<String> {
@@ -117,17 +133,17 @@ impl Transact for Refusing {
     }
 }
 
-/// A module that answers nothing until it is let go, and counts what it was asked.
+/// What a module waits at until it is let go; counts what the module was asked.
 #[derive(Clone, Default)]
-pub(crate) struct Held(Arc<(Mutex<HeldState>, Condvar)>);
+pub(crate) struct Gate(Arc<(Mutex<GateState>, Condvar)>);
 
 #[derive(Default)]
-struct HeldState {
+struct GateState {
     asked: usize,
     released: bool,
 }
 
-impl Held {
+impl Gate {
     pub(crate) fn release(&self) {
         self.0.0.lock().unwrap().released = true;
         self.0.1.notify_all();
@@ -136,13 +152,44 @@ impl Held {
     pub(crate) fn asked(&self) -> usize {
         self.0.0.lock().unwrap().asked
     }
+
+    fn pass(&self) {
+        let mut state = self.0.0.lock().unwrap();
+        state.asked += 1;
+        drop(self.0.1.wait_while(state, |state| !state.released).unwrap());
+    }
+}
+
+/// A module behind a gate that then answers with no document at all.
+#[derive(Clone, Default)]
+pub(crate) struct Held(Gate);
+
+impl Held {
+    pub(crate) fn release(&self) {
+        self.0.release();
+    }
+
+    pub(crate) fn asked(&self) -> usize {
+        self.0.asked()
+    }
 }
 
 impl Transact for Held {
     fn transact(&self, _: &Request) -> Result<Response, nsm::Error> {
-        let mut state = self.0.0.lock().unwrap();
-        state.asked += 1;
-        drop(self.0.1.wait_while(state, |state| !state.released).unwrap());
+        self.0.pass();
         Ok(Response::Attestation { document: b"document".to_vec() })
+    }
+}
+
+/// A simulated module behind a gate.
+struct Gated {
+    module: SimulatedNsm,
+    gate: Gate,
+}
+
+impl Transact for Gated {
+    fn transact(&self, request: &Request) -> Result<Response, nsm::Error> {
+        self.gate.pass();
+        self.module.transact(request)
     }
 }

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::client::TlsStream;
 use transport::{Addr, BindError, Stream};
 
-use crate::client::{Answer, PATIENCE, ask, connect, connect_tls, get, http2_sender, tls_config};
+use crate::client::{Answer, PATIENCE, ask, connect, connect_tls, get, http2_sender, tls_config, until};
 use crate::enclave::{Enclave, Held, Refusing, names_in};
 
 const ATTESTATION: &str = "/v1/attestation?nonce=0011223344556677";
@@ -35,15 +35,6 @@ async fn tls(enclave: &Enclave, protocol: &[u8]) -> TlsStream<Stream> {
 
 async fn attestation(addr: Addr) -> Answer {
     get(&addr, ATTESTATION, None).await.0
-}
-
-async fn until(condition: impl Fn() -> bool) {
-    let waiting = async {
-        while !condition() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, waiting).await.expect("the condition never came true");
 }
 
 #[tokio::test]

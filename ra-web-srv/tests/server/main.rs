@@ -8,5 +8,6 @@ mod enclave;
 
 mod application;
 mod attestation;
+mod batch;
 mod faults;
 mod program;
