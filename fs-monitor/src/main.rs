@@ -1,0 +1,15 @@
+//! The `fs-monitor` program: arguments and logging around [`fs_monitor::cli`].
+
+#![forbid(unsafe_code)]
+
+use std::{io, process::ExitCode};
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let args = fs_monitor::cli::Args::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_writer(io::stderr).with_env_filter(filter).init();
+    fs_monitor::cli::run(args).into()
+}
