@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+mod edwards25519;
 mod strict;
 
 use std::fmt;
@@ -115,7 +116,7 @@ pub struct SecretKey {
 
 enum Secret {
     P256(EcVrfP256TaiSecretKey),
-    Ed25519(EdVrfEdwards25519TaiSecretKey),
+    Ed25519(EdVrfEdwards25519TaiSecretKey, edwards25519::Evaluator),
 }
 
 impl SecretKey {
@@ -132,6 +133,7 @@ impl SecretKey {
             ),
             Suite::Edwards25519Sha512Tai => Secret::Ed25519(
                 EdVrfEdwards25519TaiSecretKey::from_slice(bytes.as_slice()).map_err(|_| Error::SecretKey)?,
+                edwards25519::Evaluator::new(&bytes),
             ),
         };
         let public = PublicKey { suite, bytes: strict::public_key_of(suite, &bytes)? };
@@ -149,9 +151,19 @@ impl SecretKey {
         const POINT: &str = "one of 256 hashes is a point";
         let bytes = match &self.prover {
             Secret::P256(key) => EcVrfP256Tai.prove(key, input).expect(POINT),
-            Secret::Ed25519(key) => EdVrfEdwards25519Tai.prove(key, input).expect(POINT),
+            Secret::Ed25519(key, _) => EdVrfEdwards25519Tai.prove(key, input).expect(POINT),
         };
         Proof { suite: self.public.suite, bytes }
+    }
+}
+
+impl SecretKey {
+    /// The output that belongs to `input`, without a proof: on Ed25519 at a third of the cost of one.
+    pub fn output(&self, input: &[u8]) -> Output {
+        match &self.prover {
+            Secret::P256(_) => self.prove(input).output(),
+            Secret::Ed25519(_, evaluator) => Output(evaluator.output(input).to_vec()),
+        }
     }
 }
 

@@ -44,6 +44,7 @@ fn the_examples_of_the_rfc_are_made_and_verified() {
         assert_eq!(secret.public_key().as_bytes(), public);
         let made = secret.prove(&input);
         assert_eq!((made.as_bytes(), made.output().as_bytes()), (&*proof, &*output));
+        assert_eq!(secret.output(&input).as_bytes(), output);
         let proof = Proof::from_bytes(suite, &proof).unwrap();
         let public = PublicKey::from_bytes(suite, &public).unwrap();
         assert_eq!(public.verify(&input, &proof).unwrap().as_bytes(), output);
@@ -206,6 +207,7 @@ proptest! {
             let public = PublicKey::from_bytes(suite, secret.public_key().as_bytes()).unwrap();
             let decoded = Proof::from_bytes(suite, proof.as_bytes()).unwrap();
             prop_assert_eq!(public.verify(&input, &decoded), Ok(proof.output()));
+            prop_assert_eq!(secret.output(&input), proof.output());
             let other = [&input[..], b"x"].concat();
             prop_assert_eq!(public.verify(&other, &decoded), Err(Error::Proof));
         }
