@@ -57,21 +57,7 @@ pub fn measured_manifest(image: &Path) -> Result<Vec<u8>, Error> {
     let damaged = |source| Error::Ramdisk { path: image.to_owned(), number: 1, source };
     let data = eif.read(&ramdisk).map_err(|source| image_error(image, source))?;
     let mut archive = Reader::new(data, ramdisk.size);
-    while let Some(entry) = archive.next_entry().map_err(damaged)? {
-        if entry.name != MANIFEST_ENTRY {
-            continue;
-        }
-        return match entry.kind {
-            Kind::File { size, link: None } if size <= MAX_MANIFEST_BYTES => {
-                let mut bytes = Vec::new();
-                let unreadable = |source| Error::File { doing: "read", path: image.to_owned(), source };
-                archive.read_to_end(&mut bytes).map_err(unreadable)?;
-                Ok(bytes)
-            }
-            _ => Err(absent()),
-        };
-    }
-    Err(absent())
+    archive.find_file(MANIFEST_ENTRY, MAX_MANIFEST_BYTES).map_err(damaged)?.ok_or_else(absent)
 }
 
 /// Unpacks the ramdisks of an image over each other into `directory`, which must be empty, as the kernel does at boot, and

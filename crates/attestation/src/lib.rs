@@ -52,7 +52,7 @@ pub use document::{
     DecodeError, Document, MAX_CABUNDLE_CERTIFICATES, MAX_CERTIFICATE_BYTES, MAX_DOCUMENT_BYTES,
     MAX_MODULE_ID_BYTES, MAX_OPTIONAL_FIELD_BYTES, MAX_PAYLOAD_FIELDS,
 };
-pub use pcr::{PCR_COUNT, Pcr, PcrIndex, PcrIndexError};
+pub use pcr::{PCR_COUNT, Pcr, PcrIndex, PcrIndexError, framework_pcr};
 pub use roots::{MAX_ROOTS, Roots, RootsError, TrustedRoot};
 pub use time::{ParseTimeError, UnixTime};
 pub use verifier::{MAX_CACHED_ISSUERS, Verifier};

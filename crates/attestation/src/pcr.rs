@@ -19,6 +19,10 @@ impl PcrIndex {
     pub const BOOT: PcrIndex = PcrIndex(1);
     /// The application's ramdisks.
     pub const APPLICATION: PcrIndex = PcrIndex(2);
+    /// The certificate that signed the image.
+    pub const SIGNER: PcrIndex = PcrIndex(8);
+    /// What the framework measured before anything of the application ran.
+    pub const FRAMEWORK: PcrIndex = PcrIndex(16);
     /// The control channel (`docs/spec/control-trace.md`).
     pub const CONTROL: PcrIndex = PcrIndex(17);
 
@@ -84,6 +88,27 @@ pub struct Pcr(pub [u8; 48]);
 impl Pcr {
     /// The value of a register that nothing has extended.
     pub const ZERO: Pcr = Pcr([0; 48]);
+
+    /// The register after it is extended with `data`: SHA-384(register || data).
+    #[must_use]
+    pub fn extended(self, data: &[u8]) -> Pcr {
+        Pcr(sha384(&[&self.0, data]))
+    }
+}
+
+/// PCR16 of an enclave whose init measured `manifest` and, if files are watched, the ledger's `baseline`
+/// (`docs/spec/attestation.md`).
+pub fn framework_pcr(manifest: &[u8], baseline: Option<&[u8]>) -> Pcr {
+    let of_manifest = Pcr::ZERO.extended(&sha384(&[manifest]));
+    baseline.map_or(of_manifest, |baseline| of_manifest.extended(&sha384(&[baseline])))
+}
+
+fn sha384(parts: &[&[u8]]) -> [u8; 48] {
+    let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA384);
+    parts.iter().for_each(|part| context.update(part));
+    let mut digest = [0; 48];
+    digest.copy_from_slice(context.finish().as_ref());
+    digest
 }
 
 impl fmt::Display for Pcr {
@@ -116,6 +141,16 @@ mod tests {
         assert_eq!(PcrIndex::new(32), Err(PcrIndexError { found: 32 }));
         // 256 would be index 0 if it were cut to a byte.
         assert_eq!(PcrIndex::try_from(256), Err(PcrIndexError { found: 256 }));
+    }
+
+    #[test]
+    fn the_framework_register_is_one_extension_for_each_thing_measured() {
+        // printf '{}' | sha384sum; then 48 zero bytes and that digest through sha384sum again.
+        let manifest = "5f39faa6110e0462f66fba1b16366971d894162ff3e4b6ac447fe32ba772fc740f5761c509cedd184340db8e84f54630";
+        assert_eq!(framework_pcr(b"{}", None).to_string(), manifest);
+        let both = framework_pcr(b"{}", Some(b"baseline"));
+        assert_eq!(both, framework_pcr(b"{}", None).extended(&sha384(&[b"baseline"])));
+        assert_ne!(both, framework_pcr(b"{}", Some(b"")));
     }
 
     #[test]

@@ -80,6 +80,14 @@ impl Rule {
         Self { protocol, pattern, ports: Ports { first: port, last: port } }
     }
 
+    /// Whether everything that `other` is about is what this rule is about, too.
+    pub fn covers(&self, other: &Self) -> bool {
+        self.protocol == other.protocol
+            && self.ports.first <= other.ports.first
+            && other.ports.last <= self.ports.last
+            && self.pattern.covers(&other.pattern)
+    }
+
     /// Whether a connection to this port by this protocol is what the rule is about.
     pub(crate) fn is_about(&self, protocol: Protocol, port: u16) -> bool {
         self.protocol == protocol && self.ports.contains(port)
@@ -87,6 +95,18 @@ impl Rule {
 }
 
 impl Pattern {
+    fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Network(own), Self::Network(other)) => own.covers(other),
+            (_, Self::Network(_)) => false,
+            (Self::AnyName, _) => true,
+            (_, Self::AnyName) => false,
+            (_, Self::Name(name)) => self.matches_name(name),
+            (Self::Below(own), Self::Below(other)) => own == other || other.is_below(own),
+            (_, Self::Below(_)) => false,
+        }
+    }
+
     /// Whether it is about `destination` by name, or by the address where that is all there is.
     pub(crate) fn matches(&self, destination: &Destination) -> bool {
         match destination {
@@ -237,6 +257,35 @@ impl<'de> Deserialize<'de> for Rule {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rule_covers_what_is_narrower() {
+        let covers = |own: &str, other: &str| own.parse::<Rule>().unwrap().covers(&other.parse().unwrap());
+        for (own, other) in [
+            ("a.example:443", "a.example:443"),
+            ("a.example:*", "a.example:400-500"),
+            ("*:443", "a.example:443"),
+            ("*:443", "*.example:443"),
+            ("*.example:443", "a.b.example:443"),
+            ("*.example:443", "*.b.example:443"),
+            ("10.0.0.0/8:*", "10.1.0.0/16:5432"),
+            ("udp:*:*", "udp:a.example:443"),
+        ] {
+            assert!(covers(own, other), "{own} {other}");
+            assert!(own == other || !covers(other, own), "{other} {own}");
+        }
+        for (own, other) in [
+            ("a.example:443", "udp:a.example:443"),
+            ("*.example:443", "example:443"),
+            ("*.example:443", "*:443"),
+            ("*:*", "10.0.0.0/8:443"),
+            ("0.0.0.0/0:*", "a.example:443"),
+            ("a.example:443-444", "a.example:443-445"),
+            ("*.a.example:443", "*.b.example:443"),
+        ] {
+            assert!(!covers(own, other), "{own} {other}");
+        }
+    }
 
     #[test]
     fn a_rule_has_one_text() {

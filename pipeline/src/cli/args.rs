@@ -46,6 +46,11 @@ run and shell exit with the program's own status, with 128 + n when signal n end
 
 /// To whom, and as whom.
 #[derive(Clone, Debug, Default, clap::Args)]
+#[command(
+    mut_arg("image", |arg| arg.env("PIPELINE_IMAGE")),
+    mut_arg("reference", |arg| arg.env("PIPELINE_REFERENCE")),
+    mut_arg("root", |arg| arg.env("PIPELINE_ROOT")),
+)]
 pub struct Client {
     /// The enclave's control channel.
     #[arg(long, value_name = "ADDR", env = "PIPELINE_ADDR", global = true)]

@@ -33,11 +33,7 @@ pub(super) fn complete(client: &Client) -> Result<Client, Failure> {
     client.identity = client.identity.or(file.identity);
     let expected = &mut client.expected;
     // Whoever says on the command line which image it has to be does not mean another one as well.
-    if expected.image.is_none()
-        && expected.reference.is_none()
-        && expected.pcrs.is_empty()
-        && !expected.any_image
-    {
+    if !expected.says_something() {
         (expected.image, expected.reference) = (file.image, file.reference);
     }
     expected.root = expected.root.take().or(file.root);

@@ -9,7 +9,10 @@ use channel::ssh::{Agent, Identity, PrivateKey, PublicKey};
 use transport::{Addr, Cid, Port};
 
 use super::{Client, Failure, config, terminal};
-use crate::client::{self, Connection};
+use crate::{
+    client::{self, Connection},
+    expected::Expected,
+};
 
 /// Opens the channel that the options describe, and sends `first` with the proof of who is asking.
 pub(super) async fn connect(client: &Client, first: &[u8]) -> Result<Connection, Failure> {
@@ -23,7 +26,9 @@ pub(super) async fn connect(client: &Client, first: &[u8]) -> Result<Connection,
             return Err(Failure::Usage(message.to_owned()));
         }
     };
-    let expected = client.expected.read().map_err(|error| Failure::Usage(super::show::chain(&error)))?;
+    let usage = |error: &dyn std::error::Error| Failure::Usage(super::show::chain(error));
+    let expected = client.expected.read().map_err(|error| usage(&error))?;
+    let expected = Expected::try_from(expected).map_err(|error| usage(&error))?;
     let identity = identity(client.identity.as_deref()).await?;
     let timeout = Duration::from_secs(client.connect_timeout);
     Ok(client::connect(&addr, &expected, Some(&*identity), first, timeout).await?)

@@ -74,6 +74,29 @@ impl<R: Read> Reader<R> {
         Ok(None)
     }
 
+    /// The content of the regular file `name`, of at most `limit` bytes, from among the entries that follow; `None` when
+    /// there is none, it is longer, or something else.
+    ///
+    /// # Errors
+    ///
+    /// As [`Reader::next_entry`].
+    pub fn find_file(&mut self, name: &[u8], limit: u64) -> Result<Option<Vec<u8>>, ReadError> {
+        while let Some(entry) = self.next_entry()? {
+            if entry.name != name {
+                continue;
+            }
+            return match entry.kind {
+                Kind::File { size, link: None } if size <= limit => {
+                    let mut bytes = Vec::new();
+                    self.read_to_end(&mut bytes)?;
+                    Ok(Some(bytes))
+                }
+                _ => Ok(None),
+            };
+        }
+        Ok(None)
+    }
+
     /// When the current entry says it was modified, in seconds since 1970. Entries that [`Writer`](super::Writer) wrote
     /// say 0.
     pub fn modified(&self) -> u32 {
