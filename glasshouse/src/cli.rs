@@ -3,6 +3,7 @@
 use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use expected::ExpectedArgs;
 
 use crate::publish::Publish;
 
@@ -48,7 +49,7 @@ pub(crate) enum Command {
     Shell(ShellArgs),
     /// Copy files into an enclave or out of it, as an operator.
     Cp(CpArgs),
-    /// Check evidence: a running enclave, or a stored attestation document.
+    /// Check evidence: a running enclave, a bundle, or a stored attestation document.
     Verify(Box<VerifyArgs>),
     /// Say what this machine can do, what is missing, and how to get it.
     Doctor(DoctorArgs),
@@ -207,50 +208,45 @@ pub(crate) struct StopArgs {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Without reference values (--image, --reference or --pcr...) nothing says what should be running, and the \
+    after_help = "Without reference values (--image, --reference, --pcr or --policy) nothing says what should be running, and the \
 answer is no; --any-image asks only whether the evidence is genuine."
 )]
 pub(crate) struct VerifyArgs {
     /// The attestation server of a running enclave, as https://HOST:PORT.
-    #[arg(required_unless_present = "document", conflicts_with = "document")]
+    #[arg(required_unless_present_any = ["document", "bundle"], conflicts_with_all = ["document", "bundle"])]
     pub(crate) url: Option<String>,
     /// A stored attestation document: raw CBOR, hex or base64; `-` reads stdin.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "bundle")]
     pub(crate) document: Option<PathBuf>,
-    /// The time to verify a stored document at (RFC 3339), since its certificates live for hours.
-    #[arg(long, value_name = "TIME", requires = "document")]
+    /// A stored bundle, as --save-bundle or the server's /v1/bundle gave it; `-` reads stdin.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) bundle: Option<PathBuf>,
+    /// The time to verify a stored document or bundle at (RFC 3339), since its certificates live for hours. Default: now for
+    /// a document, the document's own time for a bundle.
+    #[arg(long, value_name = "TIME")]
     pub(crate) at: Option<String>,
-    /// The nonce a stored document must carry, in hex.
-    #[arg(long, value_name = "HEX", requires = "document")]
+    /// The nonce a stored document or bundle must carry, in hex.
+    #[arg(long, value_name = "HEX")]
     pub(crate) nonce: Option<String>,
-    /// The image that should be running: its PCRs are computed from the file.
-    #[arg(long, value_name = "EIF")]
-    pub(crate) image: Option<PathBuf>,
-    /// Reference values as `glasshouse build` wrote them (app.eif.json).
-    #[arg(long, value_name = "FILE", conflicts_with = "image")]
-    pub(crate) reference: Option<PathBuf>,
     #[command(flatten)]
-    pub(crate) pcrs: PcrArgs,
-    /// Ask only whether the evidence is genuine, whatever the image.
-    #[arg(long, conflicts_with_all = ["image", "reference"])]
-    pub(crate) any_image: bool,
+    pub(crate) expected: ExpectedArgs,
+    /// Demand what this policy file says (TOML): releases, signers, least version, values of the manifest.
+    #[arg(long, value_name = "FILE", conflicts_with = "any_image")]
+    pub(crate) policy: Option<PathBuf>,
     /// Refuse when anybody has entered through the control channel.
     #[arg(long, conflicts_with = "any_image")]
     pub(crate) never_entered: bool,
     /// Refuse unless the control channel is sealed: nobody has entered, and nobody can any more.
     #[arg(long, conflicts_with_all = ["any_image", "never_entered"])]
     pub(crate) sealed: bool,
-    /// Trust this root (PEM) instead of AWS's; the verdict says `simulated`.
-    #[arg(long, value_name = "PEM")]
-    pub(crate) root: Option<PathBuf>,
-    /// Accept an enclave in debug mode, which its host can look into.
-    #[arg(long)]
-    pub(crate) allow_debug: bool,
+    /// Keep all the evidence in one file, which --bundle verifies later without a network.
+    #[arg(long, value_name = "FILE", conflicts_with = "document")]
+    pub(crate) save_bundle: Option<PathBuf>,
     /// Print the verdict as one JSON object.
     #[arg(long)]
     pub(crate) json: bool,
     /// Seconds to wait for the enclave.
-    #[arg(long, default_value_t = 10, conflicts_with = "document")]
+    #[arg(long, default_value_t = 10)]
     pub(crate) timeout: u64,
 }
 
@@ -297,49 +293,6 @@ pub(crate) struct CpArgs {
     pub(crate) quiet: bool,
     #[command(flatten)]
     pub(crate) operator: OperatorArgs,
-}
-
-/// Reference values of single registers, 96 hex digits each.
-#[derive(Debug, Args)]
-pub(crate) struct PcrArgs {
-    /// The whole image.
-    #[arg(long, value_name = "HEX")]
-    pub(crate) pcr0: Option<String>,
-    /// Kernel and boot ramdisk.
-    #[arg(long, value_name = "HEX")]
-    pub(crate) pcr1: Option<String>,
-    /// Application.
-    #[arg(long, value_name = "HEX")]
-    pub(crate) pcr2: Option<String>,
-    /// The parent instance's IAM role.
-    #[arg(long, value_name = "HEX")]
-    pub(crate) pcr3: Option<String>,
-    /// The parent instance's id.
-    #[arg(long, value_name = "HEX")]
-    pub(crate) pcr4: Option<String>,
-    /// The image's signing certificate.
-    #[arg(long, value_name = "HEX")]
-    pub(crate) pcr8: Option<String>,
-    /// The measured manifest.
-    #[arg(long, value_name = "HEX")]
-    pub(crate) pcr16: Option<String>,
-}
-
-impl PcrArgs {
-    /// Index and value of each register given.
-    pub(crate) fn given(&self) -> impl Iterator<Item = (u8, &str)> {
-        [
-            (0, &self.pcr0),
-            (1, &self.pcr1),
-            (2, &self.pcr2),
-            (3, &self.pcr3),
-            (4, &self.pcr4),
-            (8, &self.pcr8),
-            (16, &self.pcr16),
-        ]
-        .into_iter()
-        .filter_map(|(index, value)| Some((index, value.as_deref()?)))
-    }
 }
 
 #[derive(Debug, Args)]

@@ -3,15 +3,18 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
-use attestation::{MAX_DOCUMENT_BYTES, Sha256, batch::NoncePath};
-use base64::{Engine, engine::general_purpose::STANDARD};
+use attestation::{
+    Sha256,
+    batch::NoncePath,
+    bundle::{Base64, Bundle, Hex, MAX_BUNDLE_BYTES, Name},
+};
 use channel::AnyCertificate;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{Request, StatusCode, body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, crypto::aws_lc_rs, pki_types::ServerName};
 use serde::Deserialize;
-use tokio::time::timeout;
+use tokio::{task::JoinHandle, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use transport::{Addr, Stream};
 
@@ -20,22 +23,29 @@ use crate::exit::Usage;
 /// Bytes of a nonce: as much as the strongest hash the documents use needs.
 const NONCE_BYTES: usize = 32;
 
-/// Longest answer: the document in base64, its nonce and a path of 16 hashes in hex, and room to spare.
-const MAX_ANSWER_BYTES: usize = MAX_DOCUMENT_BYTES * 2;
-
 /// Most that is shown of an answer that is no evidence.
 const MAX_QUOTED_CHARS: usize = 300;
 
-/// A document, and the key of the server that sent it.
+/// What is asked of an attestation server.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Asked {
+    /// Files whose present record is wanted.
+    pub(crate) files: Vec<Name>,
+    /// Files whose whole history is wanted.
+    pub(crate) histories: Vec<Name>,
+    /// Streams that are wanted.
+    pub(crate) streams: Vec<Name>,
+    /// The size of the log that the verifier knows from before.
+    pub(crate) since: Option<u64>,
+}
+
+/// What an attestation server answered, and through whose connection.
 #[derive(Debug)]
-pub(crate) struct Evidence {
-    /// The attestation document.
-    pub(crate) document: Vec<u8>,
-    /// What the document's nonce has to be: the one sent, or the root of the batch that has it at the place that the server
-    /// states (`docs/spec/nonce-batch.md`). Computed here, from the nonce sent. `None` for a document that nobody was asked for.
-    pub(crate) nonce: Option<Vec<u8>>,
-    /// SHA-256 of the SubjectPublicKeyInfo of the TLS connection's server, if it came through one.
-    pub(crate) tls_key: Option<Sha256>,
+pub(crate) struct Fetched {
+    /// Its answer, with the nonce that was sent and the key of the connection, whatever it says of them.
+    pub(crate) bundle: Bundle,
+    /// SHA-256 of the SubjectPublicKeyInfo of the connection's server.
+    pub(crate) tls_key: Sha256,
 }
 
 /// A nonce nobody can have seen.
@@ -46,15 +56,20 @@ pub(crate) fn fresh_nonce() -> Result<[u8; NONCE_BYTES]> {
     Ok(nonce)
 }
 
-/// Asks the attestation server at `url` for a document with `nonce`.
-pub(crate) fn fetch(url: &str, nonce: &[u8], limit: Duration) -> Result<Evidence> {
+/// Asks the attestation server at `url` for a document with `nonce`, and for what else is `asked`.
+pub(crate) fn fetch(url: &str, nonce: &[u8], asked: &Asked, limit: Duration) -> Result<Fetched> {
     let (host, port) = parse(url)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let exchange = async {
         let tls = connect(&host, port, limit).await?;
         let tls_key = server_key(&tls)?;
-        let answer = request(tls, &host, nonce).await?;
-        answer.evidence(nonce, tls_key)
+        let mut connection = Connection::open(tls, &host).await?;
+        let bundle = match connection.ask(&asked.target(nonce)).await? {
+            Some(answer) => bundle(&answer)?,
+            // A server without bundles has no ledger either.
+            None => connection.document(nonce).await?,
+        };
+        anyhow::Ok(Fetched::of(bundle, nonce, tls_key))
     };
     let exchanged = runtime.block_on(async { timeout(limit, exchange).await });
     exchanged
@@ -62,21 +77,48 @@ pub(crate) fn fetch(url: &str, nonce: &[u8], limit: Duration) -> Result<Evidence
         .with_context(|| format!("asking {url} for its evidence"))
 }
 
-/// What the server answers, as far as it is of use: what it says the nonce was is not.
-#[derive(Deserialize)]
-struct Answer {
-    document: String,
-    batch: Option<NoncePath>,
+impl Fetched {
+    fn of(bundle: Bundle, nonce: &[u8], tls_key: Vec<u8>) -> Self {
+        let digest = Sha256::of(&tls_key);
+        let bundle = Bundle { nonce: Hex(nonce.to_vec()), tls_key: Some(Base64(tls_key)), ..bundle };
+        Self { bundle, tls_key: digest }
+    }
 }
 
-impl Answer {
-    fn evidence(self, nonce: &[u8], tls_key: Sha256) -> Result<Evidence> {
-        let document = STANDARD.decode(self.document).context("the document in its answer is not base64")?;
-        let nonce = match self.batch {
-            None => nonce.to_vec(),
-            Some(path) => path.root(nonce).context("its answer states a batch of nonces")?.0.to_vec(),
-        };
-        Ok(Evidence { document, nonce: Some(nonce), tls_key: Some(tls_key) })
+fn bundle(answer: &[u8]) -> Result<Bundle> {
+    Bundle::decode(answer).map_err(|error| chained(&error)).context("its answer is no evidence")
+}
+
+impl Asked {
+    /// The request's target, as `docs/spec/attestation-api.md` has it.
+    fn target(&self, nonce: &[u8]) -> String {
+        let mut target = format!("/v1/bundle?nonce={}", hex::encode(nonce));
+        let lists = [("file", &self.files), ("history", &self.histories), ("stream", &self.streams)];
+        for (parameter, names) in lists {
+            for name in names {
+                target.extend(["&", parameter, "=", &escaped(&name.0)]);
+            }
+        }
+        if let Some(size) = self.since {
+            target.extend(["&since=", &size.to_string()]);
+        }
+        target
+    }
+}
+
+/// Bytes as the value of a parameter (RFC 3986, section 2.1).
+fn escaped(bytes: &[u8]) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte);
+    bytes
+        .iter()
+        .map(|&byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
+}
+
+fn chained(error: &dyn std::error::Error) -> anyhow::Error {
+    match error.source() {
+        Some(source) => chained(source).context(error.to_string()),
+        None => anyhow::Error::msg(error.to_string()),
     }
 }
 
@@ -105,30 +147,68 @@ async fn connect(host: &str, port: u16, limit: Duration) -> Result<TlsStream<Str
     Ok(TlsConnector::from(Arc::new(config)).connect(name, stream).await?)
 }
 
-fn server_key(tls: &TlsStream<Stream>) -> Result<Sha256> {
+/// The SubjectPublicKeyInfo of the server's key.
+fn server_key(tls: &TlsStream<Stream>) -> Result<Vec<u8>> {
     let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
     let leaf = certificates.first().context("the server showed no certificate")?;
     let certificate = webpki::EndEntityCert::try_from(leaf).context("the server's certificate")?;
-    Ok(Sha256::of(&certificate.subject_public_key_info()))
+    Ok(certificate.subject_public_key_info().to_vec())
 }
 
-async fn request(tls: TlsStream<Stream>, host: &str, nonce: &[u8]) -> Result<Answer> {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(tls)).await?;
-    // The connection moves bytes while this task runs; a failure shows as one of the request.
-    let connection = tokio::spawn(connection);
-    let request = Request::get(format!("/v1/attestation?nonce={}", hex::encode(nonce)))
-        .header("host", host)
-        .header("accept", "application/json")
-        .body(Empty::<Bytes>::new())?;
-    let response = sender.send_request(request).await?;
-    let status = response.status();
-    let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
-    let body = body.map_err(anyhow::Error::from_boxed).context("reading the answer")?.to_bytes();
-    connection.abort();
-    if status != StatusCode::OK {
-        bail!("it answered {status}: {}", quoted(&body));
+/// One connection, and the requests on it.
+struct Connection<'h> {
+    host: &'h str,
+    sender: http1::SendRequest<Empty<Bytes>>,
+    /// Moves bytes while a request is under way; a failure shows as one of the request.
+    task: JoinHandle<hyper::Result<()>>,
+}
+
+/// What `/v1/attestation` answers, as far as it is of use: what it says the nonce was is not.
+#[derive(Deserialize)]
+struct Answer {
+    document: Base64,
+    batch: Option<NoncePath>,
+}
+
+impl<'h> Connection<'h> {
+    async fn open(tls: TlsStream<Stream>, host: &'h str) -> Result<Self> {
+        let (sender, connection) = http1::handshake(TokioIo::new(tls)).await?;
+        Ok(Self { host, sender, task: tokio::spawn(connection) })
     }
-    serde_json::from_slice(&body).context("its answer is no evidence")
+
+    /// What the server answers, or `None` if it knows no such path.
+    async fn ask(&mut self, target: &str) -> Result<Option<Bytes>> {
+        let request = Request::get(target)
+            .header("host", self.host)
+            .header("accept", "application/json")
+            .body(Empty::<Bytes>::new())?;
+        self.sender.ready().await?;
+        let response = self.sender.send_request(request).await?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), MAX_BUNDLE_BYTES).collect().await;
+        let body = body.map_err(anyhow::Error::from_boxed).context("reading the answer")?.to_bytes();
+        match status {
+            StatusCode::OK => Ok(Some(body)),
+            StatusCode::NOT_FOUND => Ok(None),
+            _ => bail!("it answered {status}: {}", quoted(&body)),
+        }
+    }
+
+    /// The document and the manifest, each by itself.
+    async fn document(&mut self, nonce: &[u8]) -> Result<Bundle> {
+        let target = format!("/v1/attestation?nonce={}", hex::encode(nonce));
+        let answer = self.ask(&target).await?.context("it is no attestation server")?;
+        let Answer { document, batch } =
+            serde_json::from_slice(&answer).context("its answer is no evidence")?;
+        let manifest = self.ask("/v1/manifest").await?.map(|bytes| Base64(bytes.to_vec()));
+        Ok(Bundle { batch, manifest, ..Bundle::new(document.0, nonce.to_vec()) })
+    }
+}
+
+impl Drop for Connection<'_> {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 /// The beginning of what a server said in place of evidence, on one line: whoever answers there is not trusted, and must
@@ -143,25 +223,31 @@ fn quoted(body: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    /// Six share a document; the verifier believes the place that it is told, never the root.
+    /// Whoever answers may state another nonce and another key than those that were used.
     #[test]
-    fn the_nonce_to_demand_is_computed_from_the_one_sent() {
-        let nonces: Vec<_> = (0..6_u8).map(|byte| [byte; 32]).collect();
-        let batch = attestation::batch::NonceBatch::new(&nonces).unwrap();
-        let expected = |nonce: &[u8], batch: Option<NoncePath>| {
-            let answer = serde_json::json!({
-                "document": "ZG9jdW1lbnQ=", "nonce": hex::encode(nonce), "batch": batch, "ledger": "later",
-            });
-            let answer: Answer = serde_json::from_value(answer).unwrap();
-            answer.evidence(nonce, Sha256([0; 32]))
+    fn nonce_and_key_are_those_of_this_side() {
+        let mut stated = Bundle::new(b"document".to_vec(), vec![9; 32]);
+        stated.tls_key = Some(Base64(b"another".to_vec()));
+        let fetched = Fetched::of(stated, &[1; 32], b"key".to_vec());
+        assert_eq!(fetched.bundle.nonce, Hex(vec![1; 32]));
+        assert_eq!(fetched.bundle.tls_key, Some(Base64(b"key".to_vec())));
+        assert_eq!(fetched.tls_key, Sha256::of(b"key"));
+        let error = bundle(b"{}").unwrap_err();
+        assert!(format!("{error:#}").contains("missing field `version`"), "{error:#}");
+    }
+
+    #[test]
+    fn names_of_any_bytes_are_parameters_of_the_request() {
+        let name = |bytes: &[u8]| Name(bytes.to_vec());
+        let asked = Asked {
+            files: vec![name(b"/app/a b&c=\xff"), name(b"/%2f")],
+            histories: vec![name(b"/x")],
+            streams: vec![name(b"app/audit")],
+            since: Some(7),
         };
-        let alone = expected(&nonces[4], None).unwrap();
-        assert_eq!((&alone.document[..], alone.nonce), (&b"document"[..], Some(nonces[4].to_vec())));
-        let root = Some(batch.root().0.to_vec());
-        assert_eq!(expected(&nonces[4], batch.path(4)).unwrap().nonce, root);
-        assert_ne!(expected(&[9; 32], batch.path(4)).unwrap().nonce, root);
-        let nowhere = NoncePath { index: 6, ..batch.path(4).unwrap() };
-        assert!(expected(&nonces[4], Some(nowhere)).is_err());
+        let target = asked.target(&[0; 8]);
+        let expected = "/v1/bundle?nonce=0000000000000000&file=/app/a%20b%26c%3D%FF&file=/%252f&history=/x&stream=app/audit&since=7";
+        assert_eq!(target, expected);
     }
 
     #[test]

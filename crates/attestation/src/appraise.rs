@@ -62,6 +62,9 @@ pub enum BindingPolicy {
         /// The digest of the SubjectPublicKeyInfo that the TLS connection showed.
         tls_key: Sha256,
     },
+    /// A statement of the enclave's server, whatever its key: of evidence that came through no connection of the
+    /// verifier's.
+    AnyServer,
     /// A statement of the application.
     Application {
         /// The application's data, exactly; `None` accepts any.
@@ -432,7 +435,7 @@ impl Findings {
                 self.add(Subject::Binding, Status::Unchecked, None, found);
                 return None;
             }
-            BindingPolicy::Server { .. } => binding::KIND_SERVER,
+            BindingPolicy::Server { .. } | BindingPolicy::AnyServer => binding::KIND_SERVER,
             BindingPolicy::Application { .. } => binding::KIND_APPLICATION,
             BindingPolicy::Channel { .. } => binding::KIND_CHANNEL,
         };
@@ -477,7 +480,10 @@ impl Findings {
                 let found = Some(found.to_string());
                 self.compared(Subject::Exporter, expected.to_string(), found, refusal);
             }
-            (Statement::Server { .. } | Statement::Channel { .. }, _) => {}
+            (Statement::Server { tls_key, .. }, _) => {
+                self.add(Subject::TlsKey, Status::Unchecked, None, Some(tls_key.to_string()));
+            }
+            (Statement::Channel { .. }, _) => {}
         }
     }
 

@@ -11,7 +11,7 @@ use attestation::{Pcr, PcrIndex, ReferenceValues, Roots};
 
 use crate::{
     Registers,
-    image::{MeasuredImage, has_monitor},
+    image::MeasuredImage,
     reference::{MAX_REFERENCE_BYTES, Reference},
 };
 
@@ -199,14 +199,6 @@ impl ExpectedArgs {
         let failed = failed("--root", path);
         let pem = read(path, MAX_ROOT_BYTES).map_err(&failed)?;
         Roots::custom(&pem).map_err(|error| failed(error.into()))
-    }
-}
-
-impl Expected {
-    /// Whether the image expected watches its files, so that PCR16 holds their state at boot too. `None` when no image
-    /// was given: registers do not tell.
-    pub fn has_monitor(&self) -> Option<bool> {
-        self.manifest.as_deref().map(has_monitor)
     }
 }
 

@@ -71,7 +71,7 @@ impl MeasuredImage {
 }
 
 /// Whether the enclave's files are watched, so that the state they were found in at boot is in PCR16 too.
-pub(crate) fn has_monitor(manifest: &[u8]) -> bool {
+pub fn has_monitor(manifest: &[u8]) -> bool {
     #[derive(Deserialize)]
     struct Members {
         monitor: Option<IgnoredAny>,

@@ -12,7 +12,7 @@ mod policy;
 mod reference;
 
 pub use args::{Expected, ExpectedArgs, ExpectedError};
-pub use image::{ImageError, MeasuredImage};
+pub use image::{ImageError, MeasuredImage, has_monitor};
 pub use policy::{
     ControlRequirement, Finding, MAX_POLICY_BYTES, MAX_RELEASES, MAX_REQUIREMENTS, PolicyError, PolicyFile,
     Release, ReleaseVersion, Rule, VersionError, egress_beyond,

@@ -87,6 +87,20 @@ impl PolicyFile {
         findings
     }
 
+    /// The registers that a document with `found` is to be compared with: those of the release that fits, else of the
+    /// nearest, and the signer that fits, else the first.
+    pub fn reference_values(&self, found: &Registers) -> Registers {
+        let fits = self.releases.iter().find(|release| differing(release, found).is_none());
+        let nearest = || self.releases.iter().max_by_key(|release| common(release, found));
+        let mut registers =
+            fits.or_else(nearest).map_or_else(Registers::new, |release| release.registers.clone());
+        let signed = found.get(&PcrIndex::SIGNER).filter(|signer| self.signers.contains(signer));
+        if let Some(signer) = signed.or(self.signers.first()) {
+            registers.insert(PcrIndex::SIGNER, *signer);
+        }
+        registers
+    }
+
     fn judge_release(&self, release: Option<&Release>, registers: &Registers) -> Finding {
         let (met, found) = match release {
             Some(Release { version, withdrawn: None, .. }) => (true, version.to_string()),
@@ -106,11 +120,8 @@ impl PolicyFile {
 
     /// The release that has most registers in common with what was found, and what differs.
     fn nearest(&self, registers: &Registers) -> String {
-        let common = |release: &&Release| {
-            let same = |(index, value)| registers.get(index) == Some(value);
-            release.registers.iter().filter(|(index, value)| same((*index, *value))).count()
-        };
-        let nearest = self.releases.iter().max_by_key(common).filter(|release| common(release) > 0);
+        let nearest = self.releases.iter().max_by_key(|release| common(release, registers));
+        let nearest = nearest.filter(|release| common(release, registers) > 0);
         let differs = |release| differing(release, registers).map(|index| (release, index));
         match nearest.and_then(differs) {
             Some((Release { version, .. }, index)) => {
@@ -160,6 +171,11 @@ fn differing(release: &Release, registers: &Registers) -> Option<PcrIndex> {
         .iter()
         .find(|(index, value)| registers.get(index) != Some(value))
         .map(|(index, _)| *index)
+}
+
+/// How many registers of `release` have the value found.
+fn common(release: &Release, found: &Registers) -> usize {
+    release.registers.iter().filter(|(index, value)| found.get(index) == Some(value)).count()
 }
 
 fn judge_control(wanted: ControlRequirement, state: ControlState, manifest: Option<&Value>) -> Finding {
