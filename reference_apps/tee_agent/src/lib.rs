@@ -9,6 +9,11 @@
 
 pub mod config;
 pub mod eth;
+pub mod evidence;
 pub mod json;
+pub mod outside;
+pub mod rpc;
+pub mod serve;
+pub mod server;
 pub mod spending;
 pub mod variables;

@@ -1,0 +1,67 @@
+//! Starts the agent: its configuration, its key, a listener, and an end at SIGTERM. Logs to stdout, one line per event; the
+//! enclave carries those lines to the host.
+
+#![forbid(unsafe_code)]
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use anyhow::Context;
+use clap::Parser;
+use tee_agent::{
+    config::Config,
+    eth::AgentKey,
+    evidence::{DEFAULT_API, Enclave},
+    serve::serve,
+    server::{Agent, router},
+};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+
+/// The variable of the environment that holds the configuration itself.
+const CONFIG_VARIABLE: &str = "TEE_AGENT_CONFIG";
+
+/// An agent with a key of its own
+///
+/// Its configuration is TOML, in the environment variable TEE_AGENT_CONFIG or in a file. In an enclave both are measured.
+#[derive(Parser)]
+#[command(version)]
+struct Args {
+    /// Where to serve HTTP
+    #[arg(long, default_value = "127.0.0.1:7047")]
+    listen: SocketAddr,
+    /// A file with the configuration, instead of TEE_AGENT_CONFIG
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// Socket of the enclave's application API
+    #[arg(long, env = "GLASSHOUSE_API", default_value = DEFAULT_API)]
+    api: PathBuf,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    tracing_subscriber::fmt().with_ansi(false).init();
+    let args = Args::parse();
+    let text = match &args.config {
+        Some(path) => {
+            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?
+        }
+        None => std::env::var(CONFIG_VARIABLE)
+            .with_context(|| format!("set {CONFIG_VARIABLE}, or give --config FILE"))?,
+    };
+    let config = Config::parse(&text).context("the configuration")?;
+    let key = AgentKey::generate()?;
+    tracing::info!(tee_name = config.tee_name, address = %key.address(), "made a key");
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let listener =
+        TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
+    tracing::info!("listening on http://{}", listener.local_addr()?);
+    let agent = Agent::new(config, key, Box::new(Enclave::at(args.api)));
+    serve(listener, router(agent), async move {
+        terminate.recv().await;
+    })
+    .await;
+    tracing::info!("stopped");
+    Ok(())
+}
