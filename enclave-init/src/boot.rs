@@ -31,6 +31,7 @@ use crate::{
     notify::{self, NotifySocket},
     place::Place,
     private,
+    secrets::{self, Secrets},
     services::{PlanError, Unit, plan},
     shell::Shell,
 };
@@ -203,5 +204,6 @@ fn start_shell(place: &Place, units: Vec<Unit>, journal: &Rc<Journal>) -> Result
     let (asks, asked) = mpsc::channel(INPUTS);
     let private = private::bind(Path::new(private::PRIVATE_DIRECTORY)).map_err(BootError::Private)?;
     spawn_local(private::serve(private, journal.clone(), asks));
-    Shell::new(units, socket, journal.clone(), inputs, received, asked).map_err(BootError::Signals)
+    let secrets = Secrets::new(Path::new(secrets::DIRECTORY), &units);
+    Shell::new(units, secrets, socket, journal.clone(), inputs, received, asked).map_err(BootError::Signals)
 }

@@ -141,6 +141,11 @@ struct EncodedLine {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum ServiceState {
+    /// It is its turn to be started, and secrets of it are not given yet. Its `run` is then the number of starts until now.
+    AwaitingSecrets {
+        /// All its secrets, given or not.
+        secrets: Vec<String>,
+    },
     /// Init is about to start its process.
     Starting,
     /// It is ready.
@@ -358,6 +363,7 @@ mod tests {
         let outcome = prop_oneof![any::<u8>().prop_map(Outcome::Code), any::<u8>().prop_map(Outcome::Signal)];
         let state = prop_oneof![
             Just(ServiceState::Starting),
+            any::<Vec<String>>().prop_map(|secrets| ServiceState::AwaitingSecrets { secrets }),
             any::<u64>().prop_map(|timeout_s| ServiceState::NotReady { timeout_s }),
             any::<String>().prop_map(|reason| ServiceState::Failed { reason }),
             outcome.prop_map(ServiceState::Exited),

@@ -185,6 +185,7 @@ fn readable(event: &Event) -> Option<(&str, String)> {
 
 fn readable_state(state: &ServiceState) -> String {
     match state {
+        ServiceState::AwaitingSecrets { secrets } => format!("waits for secrets: {}", secrets.join(", ")),
         ServiceState::Starting => "starting".into(),
         ServiceState::Ready => "ready".into(),
         ServiceState::NotReady { timeout_s } => format!("not ready after {timeout_s} s, killing it"),

@@ -28,6 +28,7 @@ mod notify;
 mod outbox;
 mod place;
 pub mod private;
+mod secrets;
 mod services;
 mod shell;
 mod supervisor;

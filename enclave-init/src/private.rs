@@ -1,5 +1,5 @@
-//! Init's private socket, `docs/spec/init-private.md`: the control channel's server lists and restarts services, and reads
-//! what they print.
+//! Init's private socket, `docs/spec/init-private.md`: the control channel's server lists and restarts services, reads
+//! what they print, and brings their secrets.
 //!
 //! Only root can reach it, and no service can at all: the directory is not in their root. Who of the operators may do what
 //! is for the control channel to know. [`ask`] is the client.
@@ -20,6 +20,7 @@ use tokio::{
     sync::{Semaphore, mpsc, oneshot},
     time::timeout,
 };
+use zeroize::Zeroizing;
 
 use crate::journal::Journal;
 
@@ -34,6 +35,9 @@ pub const CONTROL_HEAD_PATH: &str = "/run/glasshouse-private/control/head";
 
 /// Longest request, in bytes, with its end-of-line.
 const MAX_REQUEST_BYTES: usize = 128;
+
+/// Longest secret, in bytes.
+pub const MAX_SECRET_BYTES: usize = 64 << 10;
 
 /// Longest answer that a client takes, in bytes: more than any list of services and any service's kept output.
 const MAX_ANSWER_BYTES: u64 = 1024 * 1024;
@@ -53,6 +57,10 @@ pub enum Request<'a> {
     Restart(&'a str),
     /// What the service with this name has printed last.
     Logs(&'a str),
+    /// All secrets: one JSON object of [`SecretState`] a line.
+    Secrets,
+    /// The value of the secret with this name, at most [`MAX_SECRET_BYTES`].
+    Give(&'a str, &'a [u8]),
 }
 
 /// A service, as init sees it.
@@ -64,6 +72,17 @@ pub struct ServiceState {
     pub state: String,
     /// How many times it was started.
     pub run: u32,
+}
+
+/// A secret of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretState {
+    /// Its name in the manifest.
+    pub secret: String,
+    /// Whose it is.
+    pub service: String,
+    /// Whether an operator has given it.
+    pub given: bool,
 }
 
 /// Why init did not do what it was asked.
@@ -83,6 +102,8 @@ pub enum AskError {
 pub(crate) enum Ask {
     Services(oneshot::Sender<Vec<ServiceState>>),
     Restart { service: String, answer: oneshot::Sender<Result<(), &'static str>> },
+    Secrets(oneshot::Sender<Vec<SecretState>>),
+    Give { secret: String, value: Zeroizing<Vec<u8>>, answer: oneshot::Sender<Result<(), String>> },
 }
 
 /// Asks init at `socket`, and returns what it answers.
@@ -93,6 +114,9 @@ pub async fn ask(socket: &Path, request: Request<'_>) -> Result<Vec<u8>, AskErro
     let exchange = async {
         let mut stream = UnixStream::connect(socket).await?;
         stream.write_all(request.to_line().as_bytes()).await?;
+        if let Request::Give(_, value) = request {
+            stream.write_all(value).await?;
+        }
         let mut answer = Vec::new();
         stream.take(MAX_ANSWER_BYTES).read_to_end(&mut answer).await?;
         io::Result::Ok(answer)
@@ -117,14 +141,35 @@ impl<'a> Request<'a> {
             Self::Services => "services\n".to_owned(),
             Self::Restart(service) => format!("restart {service}\n"),
             Self::Logs(service) => format!("logs {service}\n"),
+            Self::Secrets => "secrets\n".to_owned(),
+            Self::Give(secret, value) => format!("give {secret} {}\n", value.len()),
         }
     }
+}
 
+/// A request as its line has it: what follows the line is still to be read.
+#[derive(Debug, PartialEq, Eq)]
+enum Asked<'a> {
+    Services,
+    Restart(&'a str),
+    Logs(&'a str),
+    Secrets,
+    Give { secret: &'a str, len: usize },
+}
+
+impl<'a> Asked<'a> {
     fn from_line(line: &'a str) -> Option<Self> {
-        match line.split_once(' ') {
-            None if line == "services" => Some(Self::Services),
-            Some(("restart", service)) if !service.is_empty() => Some(Self::Restart(service)),
-            Some(("logs", service)) if !service.is_empty() => Some(Self::Logs(service)),
+        let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
+        match (verb, rest) {
+            ("services", "") if line == verb => Some(Self::Services),
+            ("secrets", "") if line == verb => Some(Self::Secrets),
+            ("restart", service) if !service.is_empty() => Some(Self::Restart(service)),
+            ("logs", service) if !service.is_empty() => Some(Self::Logs(service)),
+            ("give", rest) => {
+                let (secret, len) = rest.split_once(' ')?;
+                let len = len.parse().ok().filter(|len| *len <= MAX_SECRET_BYTES)?;
+                Some(Self::Give { secret, len })
+            }
             _ => None,
         }
     }
@@ -167,15 +212,22 @@ pub(crate) async fn serve(listener: UnixListener, journal: Rc<Journal>, asks: mp
 
 async fn answer(mut stream: UnixStream, journal: &Journal, asks: &mpsc::Sender<Ask>) -> io::Result<()> {
     let line = read_line(&mut stream).await?;
-    let reply = match line.as_deref().and_then(Request::from_line) {
-        None => Err("there is no such request"),
-        Some(Request::Services) => services(asks).await,
-        Some(Request::Restart(service)) => {
+    let reply = match line.as_deref().and_then(Asked::from_line) {
+        None => Err("there is no such request".to_owned()),
+        Some(Asked::Services) => services(asks).await,
+        Some(Asked::Restart(service)) => {
             journal.info(format!("the control channel asks for a restart of {service}"));
             restart(service.to_owned(), asks).await
         }
-        Some(Request::Logs(service)) => {
-            journal.tail(service).ok_or("it has printed nothing, or there is no such service")
+        Some(Asked::Logs(service)) => {
+            journal.tail(service).ok_or("it has printed nothing, or there is no such service".to_owned())
+        }
+        Some(Asked::Secrets) => secrets(asks).await,
+        Some(Asked::Give { secret, len }) => {
+            let mut value = Zeroizing::new(vec![0; len]);
+            stream.read_exact(&mut value).await?;
+            journal.info(format!("the control channel brings the secret {secret}"));
+            give(secret.to_owned(), value, asks).await
         }
     };
     match reply {
@@ -190,21 +242,42 @@ async fn answer(mut stream: UnixStream, journal: &Journal, asks: &mpsc::Sender<A
 
 const GONE: &str = "the enclave ends";
 
-async fn services(asks: &mpsc::Sender<Ask>) -> Result<Vec<u8>, &'static str> {
+async fn services(asks: &mpsc::Sender<Ask>) -> Result<Vec<u8>, String> {
     let (sender, receiver) = oneshot::channel();
     asks.send(Ask::Services(sender)).await.map_err(|_| GONE)?;
-    let mut body = Vec::new();
-    for state in receiver.await.map_err(|_| GONE)? {
-        serde_json::to_writer(&mut body, &state).expect("strings and integers always serialise");
-        body.push(b'\n');
-    }
-    Ok(body)
+    Ok(lines(&receiver.await.map_err(|_| GONE)?))
 }
 
-async fn restart(service: String, asks: &mpsc::Sender<Ask>) -> Result<Vec<u8>, &'static str> {
+async fn restart(service: String, asks: &mpsc::Sender<Ask>) -> Result<Vec<u8>, String> {
     let (answer, receiver) = oneshot::channel();
     asks.send(Ask::Restart { service, answer }).await.map_err(|_| GONE)?;
+    receiver.await.map_err(|_| GONE)?.map(|()| Vec::new()).map_err(str::to_owned)
+}
+
+async fn secrets(asks: &mpsc::Sender<Ask>) -> Result<Vec<u8>, String> {
+    let (sender, receiver) = oneshot::channel();
+    asks.send(Ask::Secrets(sender)).await.map_err(|_| GONE)?;
+    Ok(lines(&receiver.await.map_err(|_| GONE)?))
+}
+
+async fn give(
+    secret: String,
+    value: Zeroizing<Vec<u8>>,
+    asks: &mpsc::Sender<Ask>,
+) -> Result<Vec<u8>, String> {
+    let (answer, receiver) = oneshot::channel();
+    asks.send(Ask::Give { secret, value, answer }).await.map_err(|_| GONE)?;
     receiver.await.map_err(|_| GONE)?.map(|()| Vec::new())
+}
+
+/// One JSON object a line.
+fn lines(states: &[impl Serialize]) -> Vec<u8> {
+    let mut body = Vec::new();
+    for state in states {
+        serde_json::to_writer(&mut body, state).expect("strings, integers and booleans always serialise");
+        body.push(b'\n');
+    }
+    body
 }
 
 /// One line of text without its end, and nothing after it is read.
@@ -225,6 +298,8 @@ mod tests {
 
     use super::*;
     use crate::event::{Event, Line, LogStream};
+
+    const VALUE: &[u8] = b"line\nline\0\xff";
 
     /// A private socket whose supervisor knows one service and restarts it, but no other.
     fn with_socket(test: impl AsyncFnOnce(&Path, &Journal)) {
@@ -249,6 +324,15 @@ mod tests {
                                 .send(if service == "web" { Ok(()) } else { Err("no such service") })
                                 .unwrap();
                         }
+                        Ask::Secrets(answer) => {
+                            let state =
+                                SecretState { secret: "token".into(), service: "web".into(), given: false };
+                            answer.send(vec![state]).unwrap();
+                        }
+                        Ask::Give { secret, value, answer } => {
+                            let taken = secret == "token" && value[..] == *VALUE;
+                            answer.send(if taken { Ok(()) } else { Err(format!("no {secret}")) }).unwrap();
+                        }
                     }
                 }
             });
@@ -269,6 +353,20 @@ mod tests {
     }
 
     #[test]
+    fn a_secret_is_brought_as_it_is() {
+        with_socket(async |socket, _| {
+            let list = ask(socket, Request::Secrets).await.unwrap();
+            let state: SecretState = serde_json::from_slice(&list).unwrap();
+            assert_eq!((state.secret.as_str(), state.given), ("token", false));
+            assert_eq!(ask(socket, Request::Give("token", VALUE)).await.unwrap(), b"");
+            let refused = ask(socket, Request::Give("token", b"other")).await.unwrap_err();
+            assert_eq!(refused.to_string(), "no token");
+            let long = vec![0; MAX_SECRET_BYTES + 1];
+            assert!(ask(socket, Request::Give("token", &long)).await.is_err());
+        });
+    }
+
+    #[test]
     fn what_a_service_printed_last_is_kept_and_bounded() {
         with_socket(async |socket, journal| {
             assert!(matches!(ask(socket, Request::Logs("web")).await, Err(AskError::Refused(_))));
@@ -285,9 +383,17 @@ mod tests {
     #[test]
     fn anything_else_is_refused() {
         with_socket(async |socket, _| {
-            for request in
-                ["shutdown\n", "restart\n", "logs \n", "\n", "\u{ff}\n", &"x".repeat(MAX_REQUEST_BYTES)]
-            {
+            for request in [
+                "shutdown\n",
+                "restart\n",
+                "logs \n",
+                "services \n",
+                "give token\n",
+                "give token -1\n",
+                "\n",
+                "\u{ff}\n",
+                &"x".repeat(MAX_REQUEST_BYTES),
+            ] {
                 let mut stream = UnixStream::connect(socket).await.unwrap();
                 stream.write_all(request.as_bytes()).await.unwrap();
                 let mut answer = String::new();

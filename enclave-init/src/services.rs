@@ -13,6 +13,7 @@ use crate::{
     notify,
     place::Place,
     private::CONTROL_HEAD_PATH,
+    secrets,
     supervisor::UnitSpec,
     users::{AccountError, AccountsError, Users},
 };
@@ -116,6 +117,7 @@ fn daemon(name: &str, words: Vec<String>) -> Unit {
         restart: Restart::Always,
         ready_timeout: Some(DAEMON_READY_TIMEOUT),
         stop_timeout: Duration::from_secs(DEFAULT_STOP_TIMEOUT_S.into()),
+        secrets: Vec::new(),
     };
     let args = std::iter::once(name.to_owned()).chain(words).map(OsString::from).collect();
     let launch =
@@ -131,12 +133,16 @@ fn service(service: &Service, users: &Users) -> Result<Unit, PlanError> {
     let program = words.next().expect("a measured service has a command");
     let mut env: Vec<_> = service.env.iter().map(|(name, value)| (name.into(), value.into())).collect();
     env.push(notify_variable());
+    if !service.secrets.is_empty() {
+        env.push(secrets::variable(&service.name));
+    }
     let timeout = Duration::from_secs(service.ready_timeout_s.into());
     let spec = UnitSpec {
         name: service.name.clone(),
         restart: service.restart,
         ready_timeout: (service.ready != Readiness::Started).then_some(timeout),
         stop_timeout: Duration::from_secs(service.stop_timeout_s.into()),
+        secrets: service.secrets.clone(),
     };
     let launch = Launch { program, args: words.collect(), env, confinement: Some(confinement) };
     Ok(Unit {
@@ -256,6 +262,7 @@ mod tests {
             restart: Restart::OnFailure,
             stop_signal: StopSignal::TERM,
             stop_timeout_s: 10,
+            secrets: vec!["token".into()],
             user: "www".into(),
             workdir: "/srv".into(),
         };
@@ -269,7 +276,8 @@ mod tests {
             .iter()
             .map(|(name, value)| (name.to_str().unwrap(), value.to_str().unwrap()))
             .collect();
-        assert_eq!(names.last(), Some(&("NOTIFY_SOCKET", notify::SOCKET_PATH)));
+        assert!(names.contains(&("NOTIFY_SOCKET", notify::SOCKET_PATH)));
+        assert_eq!(names.last(), Some(&("CREDENTIALS_DIRECTORY", "/run/glasshouse/secrets/web")));
         assert_eq!(names[1], ("PATH", "/bin"));
         let confinement = unit.launch.confinement.unwrap();
         assert_eq!((confinement.uid, confinement.gid, confinement.groups), (33, 34, Some(vec![7])));

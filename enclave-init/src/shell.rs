@@ -27,6 +27,7 @@ use crate::{
     journal::{Journal, chain},
     notify::NotifySocket,
     private::{Ask, ServiceState},
+    secrets::Secrets,
     services::{self, Unit},
     supervisor::{Action, Input, Supervisor, UnitId},
     tail::Tail,
@@ -46,6 +47,7 @@ const SIGPWR: i32 = 30;
 pub(crate) struct Shell {
     units: Vec<Unit>,
     supervisor: Supervisor,
+    secrets: Secrets,
     processes: HashMap<Pid, Process>,
     /// Health checks that run, at most one of a unit.
     checks: HashMap<Pid, (UnitId, Rc<Tail>)>,
@@ -71,6 +73,7 @@ impl Shell {
     /// Starts nothing yet. `inputs` is the sending end of `received`.
     pub(crate) fn new(
         units: Vec<Unit>,
+        secrets: Secrets,
         socket: NotifySocket,
         journal: Rc<Journal>,
         inputs: mpsc::Sender<Input>,
@@ -81,6 +84,7 @@ impl Shell {
         Ok(Self {
             units,
             supervisor: Supervisor::new(specs),
+            secrets,
             processes: HashMap::new(),
             checks: HashMap::new(),
             socket,
@@ -312,7 +316,7 @@ impl Shell {
     }
 
     /// Answers the control channel. Whoever asked may be gone by now.
-    fn answer(&self, ask: Ask) -> Vec<Input> {
+    fn answer(&mut self, ask: Ask) -> Vec<Input> {
         match ask {
             Ask::Services(answer) => {
                 let states = self.supervisor.states().map(|(service, state, run)| ServiceState {
@@ -328,6 +332,16 @@ impl Shell {
                 let found = self.units.iter().position(named);
                 let _ = answer.send(found.map(drop).ok_or("the image has no such service"));
                 found.map(|unit| Input::Restart { unit: UnitId(unit) }).into_iter().collect()
+            }
+            Ask::Secrets(answer) => {
+                let _ = answer.send(self.secrets.list());
+                Vec::new()
+            }
+            Ask::Give { secret, value, answer } => {
+                let given = self.secrets.give(&secret, &value);
+                let complete = given.as_ref().map(Clone::clone).unwrap_or_default();
+                let _ = answer.send(given.map(drop).map_err(|error| error.to_string()));
+                complete.into_iter().map(|unit| Input::Complete { unit }).collect()
             }
         }
     }

@@ -52,6 +52,8 @@ pub(crate) struct UnitSpec {
     pub(crate) ready_timeout: Option<Duration>,
     /// From [`Action::Terminate`] to [`Action::Kill`].
     pub(crate) stop_timeout: Duration,
+    /// Without them it is not started for the first time.
+    pub(crate) secrets: Vec<String>,
 }
 
 /// What happened.
@@ -71,6 +73,8 @@ pub(crate) enum Input {
     Exited { unit: UnitId, outcome: Outcome },
     /// An operator wants another run, whatever the unit's policy.
     Restart { unit: UnitId },
+    /// The unit has all its secrets.
+    Complete { unit: UnitId },
     /// Somebody asked the enclave to end.
     Shutdown,
     /// A deadline has passed.
@@ -111,6 +115,8 @@ struct Unit {
     failures: u32,
     /// Start it again when its process has ended, whatever the policy.
     start_again: bool,
+    /// It has all its secrets.
+    is_complete: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,14 +155,15 @@ enum Phase {
 impl Supervisor {
     /// `units` in the order of starting, the main service last.
     pub(crate) fn new(units: Vec<UnitSpec>) -> Self {
-        let waiting = |spec| Unit {
-            spec,
+        let waiting = |spec: UnitSpec| Unit {
             state: State::Waiting,
             run: 0,
             started_at: Duration::ZERO,
             was_ready: false,
             failures: 0,
             start_again: false,
+            is_complete: spec.secrets.is_empty(),
+            spec,
         };
         Self { units: units.into_iter().map(waiting).collect(), phase: Phase::Starting, actions: Vec::new() }
     }
@@ -182,6 +189,13 @@ impl Supervisor {
                 self.ended(now, unit, Some(outcome));
             }
             Input::Restart { unit } => self.restart(now, unit),
+            Input::Complete { unit } => {
+                // With the first value, not with later ones, and only if all wait for it.
+                let was_complete = std::mem::replace(&mut self.units[unit.0].is_complete, true);
+                if !was_complete && self.next() == Some(unit) {
+                    self.start_next(now);
+                }
+            }
             Input::Shutdown => self.stop(now, Exit { code: 0, cause: Cause::Shutdown }),
             Input::Tick => self.tick(now),
         }
@@ -211,13 +225,24 @@ impl Supervisor {
         if self.phase != Phase::Starting {
             return;
         }
-        match self.units.iter().position(|unit| unit.state == State::Waiting) {
-            Some(next) => self.start(now, UnitId(next)),
+        match self.next() {
+            Some(next) if self.units[next.0].is_complete => self.start(now, next),
+            Some(next) => {
+                let secrets = self.units[next.0].spec.secrets.clone();
+                self.report(next, ServiceState::AwaitingSecrets { secrets });
+            }
             None => {
                 self.phase = Phase::Running;
                 self.actions.push(Action::Report(Event::Ready));
             }
         }
+    }
+
+    /// Whose turn it is to be started for the first time, when every unit before it was ready once.
+    fn next(&self) -> Option<UnitId> {
+        let ready = |unit: &&Unit| unit.was_ready;
+        let next = self.units.iter().take_while(ready).count();
+        self.units.get(next).filter(|unit| unit.state == State::Waiting).map(|_| UnitId(next))
     }
 
     fn start(&mut self, now: Duration, id: UnitId) {

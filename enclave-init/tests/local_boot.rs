@@ -328,6 +328,7 @@ fn app(name: &str, words: &str) -> Service {
         ready_timeout_s: 30,
         healthcheck: None,
         restart: Restart::Never,
+        secrets: Vec::new(),
         stop_signal: StopSignal::TERM,
         stop_timeout_s: 10,
         user: "root".into(),

@@ -49,6 +49,8 @@ pub(crate) enum Command {
     Shell(ShellArgs),
     /// Copy files into an enclave or out of it, as an operator.
     Cp(CpArgs),
+    /// Give an enclave's services their secrets, or see which are given, as an operator.
+    Secrets(SecretsArgs),
     /// Check evidence: a running enclave, a bundle, or a stored attestation document.
     Verify(Box<VerifyArgs>),
     /// Say what this machine can do, what is missing, and how to get it.
@@ -277,6 +279,40 @@ pub(crate) struct ShellArgs {
     pub(crate) operator: OperatorArgs,
     #[command(flatten)]
     pub(crate) shell: pipeline::cli::ShellArgs,
+}
+
+/// Arguments of `secrets`.
+#[derive(Debug, Args)]
+pub(crate) struct SecretsArgs {
+    #[command(subcommand)]
+    pub(crate) what: SecretsCommand,
+}
+
+/// What to do with secrets.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SecretsCommand {
+    /// Which secrets its services have, and which are given
+    List {
+        /// The enclave's name.
+        name: String,
+        /// One JSON object a line.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        operator: OperatorArgs,
+    },
+    /// Give a secret its value: from a file, else asked for at the terminal, else standard input to its end
+    ///
+    /// It goes encrypted into the enclave that the image's measurements say it is, and lies there in memory, readable by the
+    /// services that the manifest names only. The transcript has the secret's name, and nothing of the value.
+    Set {
+        /// The enclave's name.
+        name: String,
+        #[command(flatten)]
+        secret: pipeline::cli::SetSecret,
+        #[command(flatten)]
+        operator: OperatorArgs,
+    },
 }
 
 #[derive(Debug, Args)]

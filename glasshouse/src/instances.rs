@@ -32,7 +32,7 @@ pub(crate) fn ps(args: &PsArgs) -> Result<Exit> {
     let mut shown = Vec::new();
     for folder in Folder::all()? {
         match folder.instance() {
-            Ok(Some(instance)) if args.all || matches!(instance.status, Status::Starting | Status::Ready) => {
+            Ok(Some(instance)) if args.all || instance.status.is_alive() => {
                 shown.push(instance);
             }
             Ok(_) => {}
@@ -61,6 +61,7 @@ pub(crate) fn ps(args: &PsArgs) -> Result<Exit> {
 fn status(instance: &Instance) -> String {
     match instance.status {
         Status::Starting => "starting".to_owned(),
+        Status::AwaitingSecrets => "awaiting secrets".to_owned(),
         Status::Ready => "ready".to_owned(),
         Status::Exited { code } => format!("exited {code}"),
         Status::Died => "died".to_owned(),
@@ -69,10 +70,7 @@ fn status(instance: &Instance) -> String {
 
 /// What ended has no health.
 fn health(instance: &Instance) -> String {
-    match instance.status {
-        Status::Starting | Status::Ready => instance.health.to_string(),
-        Status::Exited { .. } | Status::Died => "-".to_owned(),
-    }
+    if instance.status.is_alive() { instance.health.to_string() } else { "-".to_owned() }
 }
 
 fn age(instance: &Instance) -> String {

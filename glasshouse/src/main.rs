@@ -74,6 +74,7 @@ fn dispatch(command: Command) -> Result<Exit> {
         Command::Exec(args) => operate::exec(args),
         Command::Shell(args) => operate::shell(args),
         Command::Cp(args) => operate::cp(args),
+        Command::Secrets(args) => operate::secrets(args),
         Command::Verify(args) => verify::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::DevRoot => {

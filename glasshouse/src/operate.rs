@@ -1,4 +1,4 @@
-//! `glasshouse exec`, `shell` and `cp`: the control channel of an enclave that runs here, by its name.
+//! `glasshouse exec`, `shell`, `cp` and `secrets`: the control channel of an enclave that runs here, by its name.
 //!
 //! What `pipeline` does with an address and reference values, with both taken from what `run` has written down. The
 //! image's file is measured again: an enclave that runs another one is refused.
@@ -8,14 +8,14 @@ use std::ffi::OsString;
 use anyhow::{Context, Result};
 use clap::Parser;
 use pipeline::{
-    cli::{Client, Command, Failure, operate},
+    cli::{Client, Command, Failure, Secrets, operate},
     expected::ExpectedArgs,
     transfer::cli::TransferCommand,
 };
 
 use crate::{
     Refusal,
-    cli::{BackendKind, CpArgs, ExecArgs, OperatorArgs, ShellArgs},
+    cli::{BackendKind, CpArgs, ExecArgs, OperatorArgs, SecretsArgs, SecretsCommand, ShellArgs},
     exit::{Exit, RUN_FAILED, Usage},
     instances, output, paths,
 };
@@ -47,7 +47,21 @@ fn attached(outcome: Result<u8, Failure>) -> Exit {
 pub(crate) fn cp(args: CpArgs) -> Result<Exit> {
     let copy = Copy::of(&args)?;
     let client = client(&copy.name, args.operator)?;
-    match operate(&client, Command::Transfer(copy.transfer)) {
+    answered(operate(&client, Command::Transfer(copy.transfer)))
+}
+
+/// Runs `glasshouse secrets`.
+pub(crate) fn secrets(args: SecretsArgs) -> Result<Exit> {
+    let (name, operator, what, json) = match args.what {
+        SecretsCommand::List { name, json, operator } => (name, operator, Secrets::List, json),
+        SecretsCommand::Set { name, secret, operator } => (name, operator, Secrets::Set(secret), false),
+    };
+    let client = client(&name, operator)?;
+    answered(operate(&client, Command::Secrets { what: Some(what), json }))
+}
+
+fn answered(outcome: Result<u8, Failure>) -> Result<Exit> {
+    match outcome {
         Ok(status) => Ok(Exit::Application(status)),
         Err(Failure::Refused(refusal)) => Err(Refusal(refusal.to_string()).into()),
         Err(Failure::Usage(text)) => Err(Usage(text).into()),

@@ -57,43 +57,49 @@ pub(crate) fn print_service(line: &[u8]) -> Result<()> {
 /// How a running enclave is shown.
 #[derive(Debug)]
 pub(crate) struct Output {
+    /// Whether the foreground half of `--detach` listens, or nobody will.
     background: bool,
-    is_ready: bool,
+    is_released: bool,
 }
 
 impl Output {
     /// For a person who watches: everything the services write.
     pub(crate) fn attached() -> Self {
-        Self { background: false, is_ready: false }
+        Self { background: false, is_released: false }
     }
 
     /// For the foreground half of `--detach`: what leads to readiness or failure.
     pub(crate) fn background() -> Self {
-        Self { background: true, is_ready: false }
+        Self { background: true, is_released: false }
     }
 
     /// Shows an event.
     pub(crate) fn record(&mut self, record: &Record) -> Result<()> {
         match describe(record) {
             Some(Line::Service(line)) if !self.background => print_service(&line)?,
-            Some(Line::Service(line)) if !self.is_ready => say(&String::from_utf8_lossy(&line)),
-            Some(Line::Framework(line)) if !self.background || !self.is_ready => say(&line),
+            Some(Line::Service(line)) if !self.is_released => say(&String::from_utf8_lossy(&line)),
+            Some(Line::Framework(line)) if !self.background || !self.is_released => say(&line),
             Some(Line::Egress(line)) if !self.background && is_refused(record) => say(&line),
             _ => {}
         }
         Ok(())
     }
 
-    /// The enclave is ready. In the background, what is said from now on goes to the file `log`.
+    /// The enclave is ready.
     pub(crate) fn ready(&mut self, instance: &Instance, after: Duration, log: &Path) -> Result<()> {
-        self.is_ready = true;
         say(&format!("{} is ready after {:.2} s", instance.name, after.as_secs_f64()));
         for publish in &instance.publish {
             say(&format!("  {} leads to the enclave's port {}", publish.host, publish.enclave));
         }
-        if !self.background {
+        self.release(log)
+    }
+
+    /// Nobody has to wait any longer. In the background, what is said from now on goes to the file `log`.
+    pub(crate) fn release(&mut self, log: &Path) -> Result<()> {
+        if !self.background || self.is_released {
             return Ok(());
         }
+        self.is_released = true;
         // The foreground half has heard everything once both outputs are closed.
         print(READY_LINE)?;
         let log = File::create(log)?;
@@ -103,7 +109,7 @@ impl Output {
 
     /// The enclave has ended.
     pub(crate) fn ended(&mut self, name: &str, code: u8) {
-        if !self.background || !self.is_ready {
+        if !self.background || !self.is_released {
             say(&format!("{name} ended with status {code}"));
         }
     }
@@ -136,6 +142,10 @@ pub(crate) fn describe(record: &Record) -> Option<Line> {
         Event::Message { level: Level::Info, .. } => return None,
         Event::Message { text, .. } => text.clone(),
         Event::Service { service, state, .. } => match state {
+            ServiceState::AwaitingSecrets { secrets } => format!(
+                "{service} waits for secrets ({}); give them with `glasshouse secrets set`",
+                secrets.join(", ")
+            ),
             ServiceState::Ready => format!("{service} is ready"),
             ServiceState::NotReady { timeout_s } => format!("{service} was not ready within {timeout_s} s"),
             ServiceState::Failed { reason } => format!("{service} could not be started: {reason}"),

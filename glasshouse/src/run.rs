@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use enclave_init::event::Event;
+use enclave_init::event::{Event, Record, ServiceState};
 use pf_proxy::{Options, Reverse, Route, host::Guard};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -35,7 +35,7 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 const LAST_EVENTS: Duration = Duration::from_millis(500);
 /// Lines of the console shown when an enclave ends without a word.
 const CONSOLE_TAIL_LINES: usize = 15;
-/// What the background half of `--detach` prints when the enclave is ready.
+/// What the background half of `--detach` prints when the enclave is ready, or waits for secrets.
 pub(crate) const READY_LINE: &str = "ready";
 
 /// Everything decided before anything is started.
@@ -160,7 +160,7 @@ fn check_memory(backend: BackendKind, memory_mib: u64, image: &Image) -> Result<
     .into())
 }
 
-/// Starts this command again in the background and waits until its enclave is ready.
+/// Starts this command again in the background and waits until its enclave is ready, or waits itself: for secrets.
 fn detach(name: &str) -> Result<Exit> {
     let mut command = Command::new("/proc/self/exe");
     command.args(std::env::args_os().skip(1)).arg("--background");
@@ -176,7 +176,7 @@ fn detach(name: &str) -> Result<Exit> {
     let mut line = String::new();
     BufReader::new(child.stdout.take().expect("the child's output is a pipe")).read_line(&mut line)?;
     if line.trim_end() == READY_LINE {
-        // It closes its errors when it is ready, so this ends.
+        // It closes its errors then, so this ends.
         let _ = relay.join();
         output::print(name)?;
         return Ok(Exit::Done);
@@ -251,54 +251,41 @@ async fn watch(
     instance.control = control_channel(plan, &enclave.fabric);
     // Operators can enter before the application is ready, and may have to.
     claimed.record(instance)?;
-    let mut published = Some(published);
-    let mut deadline = started + plan.ready_timeout;
+    let (published, deadline) = (Some(published), Some(started + plan.ready_timeout));
+    let mut progress = Progress { plan, claimed, instance, output, started, published, deadline, exit: None };
     let mut stopping = false;
-    let mut exit = None;
     let ending = loop {
+        let deadline = progress.deadline;
+        let overdue = async { sleep_until(deadline.expect("only then is it asked")).await };
         tokio::select! {
-            Some(record) = enclave.events.recv() => {
-                output.record(&record)?;
-                if instance.health.take(&record.event) {
-                    claimed.record(instance)?;
-                }
-                match record.event {
-                    Event::Ready => {
-                        if let Some(published) = published.take() {
-                            tokio::spawn(published.run(std::future::pending()));
-                            instance.status = Status::Ready;
-                            claimed.record(instance)?;
-                            output.ready(instance, started.elapsed(), &claimed.folder().supervisor_log())?;
-                        }
-                    }
-                    Event::Exit(end) => exit = Some(end.code),
-                    _ => {}
-                }
-            }
+            Some(record) = enclave.events.recv() => progress.take(&record)?,
             ending = enclave.end.wait() => break ending?,
             () = signals.recv() => {
                 if stopping {
                     enclave.kill();
                 } else {
                     stopping = true;
-                    deadline = Instant::now() + plan.image.stop_timeout() + SHUTDOWN_GRACE;
+                    progress.deadline = Some(Instant::now() + plan.image.stop_timeout() + SHUTDOWN_GRACE);
                     enclave.request_shutdown();
                 }
             }
-            () = sleep_until(deadline), if stopping || published.is_some() => {
+            () = overdue, if deadline.is_some() => {
                 if !stopping {
                     bail!("the enclave was not ready within {} s; see --ready-timeout", plan.ready_timeout.as_secs());
                 }
                 output::say("the enclave did not shut down in time and is ended by force");
                 enclave.kill();
-                deadline = Instant::now() + SHUTDOWN_GRACE;
+                progress.deadline = Some(Instant::now() + SHUTDOWN_GRACE);
             }
         }
     };
-    if exit.is_none() {
-        exit = last_word(enclave, output).await?;
+    // What the enclave said last may still be on its way when it has ended.
+    while progress.exit.is_none()
+        && let Ok(Some(record)) = timeout(LAST_EVENTS, enclave.events.recv()).await
+    {
+        progress.take(&record)?;
     }
-    match exit {
+    match progress.exit {
         Some(code) => Ok(code),
         None if stopping => Ok(ending.status),
         None => bail!(
@@ -309,15 +296,60 @@ async fn watch(
     }
 }
 
-/// What the enclave said last may still be on its way when it has ended.
-async fn last_word(enclave: &mut Enclave, output: &mut Output) -> Result<Option<u8>> {
-    while let Ok(Some(record)) = timeout(LAST_EVENTS, enclave.events.recv()).await {
-        output.record(&record)?;
-        if let Event::Exit(end) = record.event {
-            return Ok(Some(end.code));
+/// How far an enclave has come.
+struct Progress<'a> {
+    plan: &'a Plan,
+    claimed: &'a Claimed,
+    instance: &'a mut Instance,
+    output: &'a mut Output,
+    started: Instant,
+    /// Until it is ready.
+    published: Option<Reverse>,
+    /// When it has to be ready, or ended; `None` while nobody waits for it.
+    deadline: Option<Instant>,
+    /// What it says that its end is.
+    exit: Option<u8>,
+}
+
+impl Progress<'_> {
+    /// Takes in what the enclave reports.
+    fn take(&mut self, record: &Record) -> Result<()> {
+        self.output.record(record)?;
+        if self.instance.health.take(&record.event) {
+            self.claimed.record(self.instance)?;
         }
+        match &record.event {
+            Event::Ready => {
+                if let Some(published) = self.published.take() {
+                    tokio::spawn(published.run(std::future::pending()));
+                    self.enter(Status::Ready, None)?;
+                    let log = self.claimed.folder().supervisor_log();
+                    self.output.ready(self.instance, self.started.elapsed(), &log)?;
+                }
+            }
+            // Operators may take their time.
+            Event::Service { state: ServiceState::AwaitingSecrets { .. }, .. }
+                if self.published.is_some() =>
+            {
+                self.enter(Status::AwaitingSecrets, None)?;
+                self.output.release(&self.claimed.folder().supervisor_log())?;
+            }
+            Event::Service { state: ServiceState::Starting, .. }
+                if self.instance.status == Status::AwaitingSecrets =>
+            {
+                self.enter(Status::Starting, Some(Instant::now() + self.plan.ready_timeout))?;
+            }
+            Event::Exit(end) => self.exit = Some(end.code),
+            _ => {}
+        }
+        Ok(())
     }
-    Ok(None)
+
+    fn enter(&mut self, status: Status, deadline: Option<Instant>) -> Result<()> {
+        self.instance.status = status;
+        self.deadline = deadline;
+        self.claimed.record(self.instance)
+    }
 }
 
 /// The address of the control channel, if the image has one.

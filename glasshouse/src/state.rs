@@ -74,6 +74,8 @@ fn usual_stop_seconds() -> u64 {
 pub(crate) enum Status {
     /// Not every service has been ready yet.
     Starting,
+    /// A service waits for secrets that operators are to give.
+    AwaitingSecrets,
     /// Every service has been ready.
     Ready,
     /// It ended with this status.
@@ -83,6 +85,13 @@ pub(crate) enum Status {
     },
     /// Its supervisor ended without saying how.
     Died,
+}
+
+impl Status {
+    /// Whether it has not ended.
+    pub(crate) fn is_alive(&self) -> bool {
+        !matches!(self, Self::Exited { .. } | Self::Died)
+    }
 }
 
 /// An enclave's folder, seen by someone who does not own it.
@@ -154,7 +163,7 @@ impl Folder {
         };
         let mut instance: Instance =
             serde_json::from_slice(&bytes).with_context(|| format!("{} is damaged", path.display()))?;
-        if matches!(instance.status, Status::Starting | Status::Ready) && !self.is_held()? {
+        if instance.status.is_alive() && !self.is_held()? {
             instance.status = Status::Died;
         }
         Ok(Some(instance))

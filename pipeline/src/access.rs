@@ -32,6 +32,7 @@ pub fn check(operator: &Operator, request: &Request) -> Result<Grant, Refusal> {
             Capability::Services
         }
         Request::Seal => Capability::Seal,
+        Request::Secrets | Request::SecretSet { .. } => Capability::Secrets,
         // Whoever is listed may see what all that are listed did.
         Request::Transcript { .. } => return Ok(anywhere),
         Request::SendFile(crate::request::SendFile { path, .. })
@@ -124,10 +125,12 @@ mod tests {
             ("services", Request::Services),
             ("services", Request::ServiceRestart { service: "web".into() }),
             ("seal", Request::Seal),
+            ("secrets", Request::Secrets),
+            ("secrets", Request::SecretSet { secret: "token".into() }),
             ("read:/", read("/etc/passwd")),
             ("write:/", write("/etc/passwd")),
         ];
-        let all = ["exec", "read:/", "seal", "services", "shell", "write:/"];
+        let all = ["exec", "read:/", "seal", "secrets", "services", "shell", "write:/"];
         for (needed, request) in &requests {
             check(&operator(&[needed]), request).unwrap();
             let others: Vec<_> = all.iter().copied().filter(|name| name != needed).collect();

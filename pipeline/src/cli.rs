@@ -5,6 +5,7 @@ mod config;
 mod connect;
 mod listen;
 mod operate;
+mod secret;
 mod show;
 mod terminal;
 
@@ -12,7 +13,9 @@ use std::{ffi::OsString, process::ExitCode};
 
 use clap::{CommandFactory, FromArgMatches};
 
-pub use args::{Args, Client, Command, ListenArgs, RunArgs, Services, SettingArgs, ShellArgs};
+pub use args::{
+    Args, Client, Command, ListenArgs, RunArgs, Secrets, Services, SetSecret, SettingArgs, ShellArgs,
+};
 pub use listen::listen;
 pub use operate::operate;
 

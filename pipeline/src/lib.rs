@@ -20,6 +20,7 @@ mod process;
 mod relay;
 pub mod reply;
 pub mod request;
+mod secrets;
 pub mod serve;
 pub mod server;
 mod session;

@@ -76,6 +76,13 @@ pub enum Request {
         /// The signal's number, 1 to 64.
         signal: u8,
     },
+    /// List the secrets of services, and which are given.
+    Secrets,
+    /// Give services the value of a secret, which follows as input.
+    SecretSet {
+        /// The secret's name.
+        secret: String,
+    },
     /// The transcript of all sessions, from one entry on.
     Transcript {
         /// The number of the first entry that is wanted; entries count from 1.
@@ -272,6 +279,8 @@ impl Request {
             Self::Status { .. } => "status",
             Self::Logs { .. } => "logs",
             Self::Kill { .. } => "kill",
+            Self::Secrets => "secrets",
+            Self::SecretSet { .. } => "secret-set",
             Self::Transcript { .. } => "transcript",
             Self::Seal => "seal",
         }
@@ -338,7 +347,10 @@ impl Request {
             ),
             Self::Kill { signal, .. } => rule("signal", matches!(signal, 1..=64), "is not 1 to 64"),
             Self::Transcript { from } => rule("from", *from > 0, "is zero"),
-            Self::Services | Self::Status { .. } | Self::Logs { .. } | Self::Seal => Ok(()),
+            Self::SecretSet { secret } => {
+                rule("secret", manifest::is_secret_name(secret), "is no secret's name")
+            }
+            Self::Services | Self::Secrets | Self::Status { .. } | Self::Logs { .. } | Self::Seal => Ok(()),
         }
     }
 }

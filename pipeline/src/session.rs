@@ -20,6 +20,7 @@ use crate::{
     process, relay,
     reply::{Accepted, Code, Exit, Refusal},
     request::{Program, Request, Run, RunId, Shell},
+    secrets,
     serve::{Done, Input, Output, ServeError, Session, Verbs},
     trace::{State, Trace, entry::Ending},
     transfer::RemotePath,
@@ -216,6 +217,13 @@ impl Sessions {
             Request::Services => self.ask(private::Request::Services, output).await,
             Request::ServiceRestart { service } => self.ask(private::Request::Restart(service), output).await,
             Request::ServiceLogs { service } => self.ask(private::Request::Logs(service), output).await,
+            Request::Secrets => self.ask(private::Request::Secrets, output).await,
+            Request::SecretSet { secret } => {
+                accept(output, None).await?;
+                let value = secrets::receive(input, self.limits.idle).await?;
+                self.ask_init(private::Request::Give(secret, &value)).await?;
+                Ok(Done { bytes: value.len() as u64, ..Done::default() })
+            }
             Request::Status { id } => {
                 let status = self.background.status(*id)?;
                 accept(output, None).await?;
@@ -291,16 +299,21 @@ impl Sessions {
     }
 
     async fn ask(&self, request: private::Request<'_>, output: &mut Output) -> Result<Done, ServeError> {
+        let answer = self.ask_init(request).await?;
+        accept(output, None).await?;
+        send(output, &answer).await?;
+        Ok(Done::default())
+    }
+
+    async fn ask_init(&self, request: private::Request<'_>) -> Result<Vec<u8>, ServeError> {
         let Some(socket) = &self.init else {
             return Err(Refusal::new(Code::Unsupported, "this server has no init to ask").into());
         };
         let answer = private::ask(socket, request).await.map_err(|error| match error {
             AskError::Refused(reason) => Refusal::new(Code::NotFound, reason),
             error => Refusal::new(Code::Failed, error.to_string()),
-        })?;
-        accept(output, None).await?;
-        send(output, &answer).await?;
-        Ok(Done::default())
+        });
+        Ok(answer?)
     }
 
     /// Sends the transcript from entry `from` on, as it is on file.

@@ -62,6 +62,8 @@ fn requests() -> Vec<Request> {
         Request::Kill { id: RunId(7), signal: 9 },
         Request::Transcript { from: 1 },
         Request::Seal,
+        Request::Secrets,
+        Request::SecretSet { secret: "token".into() },
     ]
 }
 

@@ -129,7 +129,8 @@ impl Bed {
         self.build(name, &hello_manifest(name))
     }
 
-    fn build(&self, name: &str, manifest: &str) -> PathBuf {
+    /// Builds the image of this manifest, with the files of [`Bed::manifest`].
+    pub fn build(&self, name: &str, manifest: &str) -> PathBuf {
         let dir = self.manifest(name, manifest);
         let image = self.path(&format!("{name}.eif"));
         self.ok(&["build", utf8(&dir), "-o", utf8(&image)]);

@@ -9,7 +9,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use bed::{Bed, Running, finish, text, utf8};
+use bed::{Bed, LIMIT, Running, finish, text, until, utf8};
 
 /// A key pair made by OpenSSH; the path of its private half.
 fn key(bed: &Bed, name: &str) -> PathBuf {
@@ -158,6 +158,51 @@ fn sealed_for_good(bed: &Bed) {
     let refused = operator.exec(&["/bin/true"]);
     assert_eq!(refused.status.code(), Some(125), "{}", text(&refused));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("sealed"), "{}", text(&refused));
+}
+
+/// The application waits for its secret, is the only one to read it, and the transcript does not tell it.
+fn secrets_from_an_operator(bed: &Bed) {
+    let key = key(bed, "key");
+    let public = fs::read_to_string(key.with_extension("pub")).unwrap();
+    // In namespaces there is no other user.
+    let user = if bed.is_local() { "root" } else { "web" };
+    let script = "/bin/id -u; exec /bin/cat $CREDENTIALS_DIRECTORY/token - < /dev/zero | /bin/head -c 40";
+    let image = bed.build(
+        "secretive",
+        &format!(
+            "name = \"secretive\"\nimage.rootfs = \"rootfs\"\nresources.memory_mib = 256\n[app]\nuser = {user:?}\n\
+             command = [\"/bin/sh\", \"-c\", {script:?}]\nsecrets = [\"token\"]\n[[control.operator]]\n\
+             name = \"alice\"\nkey = {:?}\nmay = [\"secrets\"]\n",
+            public.trim()
+        ),
+    );
+    // Who starts it in the background does not wait for operators.
+    let _enclave = bed.start(&image, "secretive", &[]);
+    assert_eq!(bed.instance("secretive").unwrap()["status"], "awaiting_secrets");
+    let secrets = |words: &[&str], input: &[u8]| {
+        let mut command = bed.command(&[&["secrets"], words].concat());
+        command.env("PIPELINE_IDENTITY", &key);
+        fs::write(bed.path("value"), input).unwrap();
+        finish(command.stdin(fs::File::open(bed.path("value")).unwrap()))
+    };
+    let listed = secrets(&["list", "secretive", "--json"], b"");
+    let listed: serde_json::Value = serde_json::from_slice(&listed.stdout).unwrap();
+    assert_eq!(listed, serde_json::json!({ "secret": "token", "service": "app", "given": false }));
+    let other = secrets(&["set", "secretive", "password"], b"x");
+    assert_eq!(other.status.code(), Some(1), "{}", text(&other));
+    let set = secrets(&["set", "secretive", "token"], b"the value\n");
+    assert!(set.status.success(), "{}", text(&set));
+    assert!(until(LIMIT, || bed.instance("secretive").unwrap()["status"] == "exited"));
+    let logs = bed.ok(&["logs", "secretive"]);
+    let id = if bed.is_local() { "0" } else { "33" };
+    assert!(logs.contains(&format!("{id}\n")) && logs.contains("the value\n"), "{logs}");
+}
+
+#[test]
+fn an_application_starts_when_its_operator_has_given_its_secrets() {
+    for bed in [Bed::local(), Bed::qemu()].into_iter().flatten() {
+        secrets_from_an_operator(&bed);
+    }
 }
 
 #[test]

@@ -66,6 +66,8 @@ pub enum Capability {
     Read(String),
     /// Close the control channel for good. Written `seal`.
     Seal,
+    /// Give services their secrets, and see which are given. Written `secrets`.
+    Secrets,
     /// List and restart services, and read their output. Written `services`.
     Services,
     /// Open an interactive shell. Written `shell`.
@@ -75,6 +77,11 @@ pub enum Capability {
 }
 
 impl Control {
+    /// Whether an operator may give services their secrets.
+    pub fn takes_secrets(&self) -> bool {
+        self.operators.iter().any(|operator| operator.may.contains(&Capability::Secrets))
+    }
+
     /// Checks the rules that hold between values.
     pub(crate) fn check(&self) -> Result<(), &'static str> {
         if self.operators.is_empty() || self.operators.len() > MAX_OPERATORS {
@@ -167,6 +174,7 @@ impl fmt::Display for Capability {
             Self::Exec => f.write_str("exec"),
             Self::Read(path) => write!(f, "read:{path}"),
             Self::Seal => f.write_str("seal"),
+            Self::Secrets => f.write_str("secrets"),
             Self::Services => f.write_str("services"),
             Self::Shell => f.write_str("shell"),
             Self::Write(path) => write!(f, "write:{path}"),
@@ -183,6 +191,7 @@ impl FromStr for Capability {
             None => match text {
                 "exec" => Some(Self::Exec),
                 "seal" => Some(Self::Seal),
+                "secrets" => Some(Self::Secrets),
                 "services" => Some(Self::Services),
                 "shell" => Some(Self::Shell),
                 _ => None,
@@ -192,7 +201,7 @@ impl FromStr for Capability {
             Some(_) => None,
         }
         .ok_or(
-            "allowed: \"exec\", \"shell\", \"services\", \"seal\", \"read:/path\" and \"write:/path\", \
+            "allowed: \"exec\", \"shell\", \"services\", \"secrets\", \"seal\", \"read:/path\" and \"write:/path\", \
              with an absolute path without \".\", \"..\" or a \"/\" at its end",
         )
     }

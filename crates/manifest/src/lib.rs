@@ -16,6 +16,7 @@ mod keyed;
 mod measured;
 mod monitor;
 mod reference;
+mod secret;
 mod signal;
 mod source;
 
@@ -28,6 +29,7 @@ pub use measured::{
 };
 pub use monitor::{DEFAULT_SWEEP_S, Denied, DigestKind, Enforce, Monitor};
 pub use reference::{ImageReference, ImageVersion, ReferenceError};
+pub use secret::is_secret_name;
 pub use signal::StopSignal;
 pub use source::{
     Dockerfile, ImageConfig, ImageFormat, ImageSource, Manifest, ManifestError, ResolveError, Resources,

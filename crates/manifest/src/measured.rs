@@ -8,7 +8,9 @@ use std::{collections::BTreeMap, fmt, num::NonZeroU16, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::{Control, Egress, Healthcheck, Monitor, OnUnhealthy, RESERVED_PORTS, StopSignal, is_valid_name};
+use crate::{
+    Control, Egress, Healthcheck, Monitor, OnUnhealthy, RESERVED_PORTS, StopSignal, is_valid_name, secret,
+};
 
 /// The version this crate writes and the only one it reads.
 pub const MEASURED_VERSION: u32 = 1;
@@ -75,6 +77,9 @@ pub struct Service {
     pub ready_timeout_s: u32,
     /// What happens when the process ends.
     pub restart: Restart,
+    /// Names of the secrets that it is given, ascending, unique. It is started when it has them all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<String>,
     /// What asks the process to end. SIGTERM is measured by absence.
     #[serde(default, skip_serializing_if = "StopSignal::is_default")]
     pub stop_signal: StopSignal,
@@ -203,6 +208,11 @@ impl Measured {
         if let Some(monitor) = &self.monitor {
             monitor.check()?;
         }
+        if self.services.iter().any(|service| !service.secrets.is_empty())
+            && !self.control.as_ref().is_some_and(Control::takes_secrets)
+        {
+            return Err("a service waits for secrets that no operator may give");
+        }
         self.check_ports()
     }
 
@@ -250,6 +260,7 @@ impl Service {
         if self.ready_timeout_s == 0 {
             return Err("a service has no time to become ready");
         }
+        secret::check_measured(&self.secrets)?;
         self.check_health()
     }
 

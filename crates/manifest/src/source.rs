@@ -19,6 +19,7 @@ use crate::{
     health::{HealthError, HealthOverrides, RawHealth},
     is_valid_name, keyed,
     monitor::RawMonitor,
+    secret,
 };
 
 /// Seconds a service has to become ready unless the manifest says otherwise.
@@ -269,6 +270,7 @@ struct Overrides {
     stop_signal: Option<StopSignal>,
     stop_timeout_s: u32,
     health: HealthOverrides,
+    secrets: Vec<String>,
 }
 
 impl Overrides {
@@ -301,6 +303,7 @@ impl Overrides {
             ready: self.ready,
             ready_timeout_s: self.ready_timeout_s,
             restart: self.restart,
+            secrets: self.secrets.clone(),
             stop_signal: self.stop_signal(name, image)?,
             stop_timeout_s: self.stop_timeout_s,
             user: or(&self.user, &image.user, "0:0"),
@@ -401,6 +404,7 @@ struct RawService {
     stop_signal: Option<Spanned<String>>,
     stop_timeout: Option<Spanned<u32>>,
     healthcheck: Option<Spanned<RawHealth>>,
+    secrets: Option<Spanned<Vec<String>>>,
 }
 
 /// `[[service]]`. Its keys are those of `[app]` and a name; written out because serde cannot refuse unknown keys
@@ -420,6 +424,7 @@ struct RawNamedService {
     stop_signal: Option<Spanned<String>>,
     stop_timeout: Option<Spanned<u32>>,
     healthcheck: Option<Spanned<RawHealth>>,
+    secrets: Option<Spanned<Vec<String>>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -447,9 +452,13 @@ impl Raw {
         check_name("name", &self.name)?;
         let attestation = self.attestation.check()?;
         let control = RawControl::check(self.control, attestation)?;
+        let takes_secrets = control.as_ref().is_some_and(Control::takes_secrets);
         let mut services = Vec::new();
+        let secrets_of_app = self.app.secrets.as_ref().map(Spanned::span);
         for raw in self.service {
+            let secrets = raw.get_ref().secrets.as_ref().map(Spanned::span);
             let (name, overrides) = raw.into_inner().check()?;
+            secret::check_giver(&overrides.secrets, secrets, takes_secrets)?;
             if name.get_ref() == APP || services.iter().any(|(n, _)| n == name.get_ref()) {
                 let text =
                     format!("`service.name`: {:?} is taken; `{APP}` is the [app] section", name.get_ref());
@@ -457,6 +466,8 @@ impl Raw {
             }
             services.push((name.into_inner(), overrides));
         }
+        let app = self.app.check()?;
+        secret::check_giver(&app.secrets, secrets_of_app, takes_secrets)?;
         Ok(Manifest {
             name: self.name.into_inner(),
             format: self.image.get_ref().format,
@@ -468,7 +479,7 @@ impl Raw {
             control,
             egress: RawEgress::check(self.egress)?,
             monitor: RawMonitor::check(self.monitor)?,
-            app: self.app.check()?,
+            app,
             services,
         })
     }
@@ -599,6 +610,7 @@ impl RawNamedService {
             stop_signal: self.stop_signal,
             stop_timeout: self.stop_timeout,
             healthcheck: self.healthcheck,
+            secrets: self.secrets,
         };
         Ok((self.name, overrides.check()?))
     }
@@ -662,6 +674,7 @@ impl RawService {
             stop_signal,
             stop_timeout_s: self.stop_timeout.map_or(DEFAULT_STOP_TIMEOUT_S, Spanned::into_inner),
             health: check_health(self.healthcheck, restart)?,
+            secrets: secret::check(self.secrets)?,
         })
     }
 }

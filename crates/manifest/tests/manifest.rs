@@ -62,6 +62,37 @@ fn operator(name: &str, key: &str, may: &str) -> String {
 }
 
 #[test]
+fn secrets_are_names_that_somebody_may_give() {
+    let with = |secrets: &str, may: &str| {
+        let head =
+            format!("name = \"a\"\nimage.rootfs = \"r\"\n[app]\ncommand = [\"/x\"]\nsecrets = {secrets}");
+        Manifest::parse(&format!("{head}\n[[control.operator]]\nname = \"al\"\nkey = {KEY:?}\nmay = {may}"))
+    };
+    let measured =
+        with(r#"["token", "API_KEY", "token"]"#, r#"["secrets"]"#).unwrap().resolve(&image()).unwrap();
+    assert_eq!(measured.main_service().secrets, ["API_KEY", "token"]);
+    let json = measured.to_canonical_json();
+    assert_eq!(Measured::from_canonical_json(&json).unwrap(), measured);
+    let text = String::from_utf8(json).unwrap();
+    for (from, to) in [
+        (r#"["API_KEY","token"]"#, r#"["token","API_KEY"]"#),
+        (r#"["API_KEY","token"]"#, r#"["../token"]"#),
+        (r#""may":["secrets"]"#, r#""may":["seal"]"#),
+    ] {
+        let damaged = text.replace(from, to);
+        assert_ne!(damaged, text);
+        let refused = Measured::from_canonical_json(damaged.as_bytes());
+        assert!(matches!(refused, Err(MeasuredError::Inconsistent(_))), "{damaged}");
+    }
+    for name in ["", ".hidden", "-x", "a/b", "..", "a b", &"x".repeat(64)] {
+        let refused = with(&format!("[{name:?}]"), r#"["secrets"]"#).unwrap_err();
+        assert!(refused.message.contains("`secrets`") && refused.line == 5, "{name:?}: {refused}");
+    }
+    let refused = with(r#"["token"]"#, r#"["exec"]"#).unwrap_err();
+    assert!(refused.message.contains("[[control.operator]]") && refused.line == 5, "{refused}");
+}
+
+#[test]
 fn operators_are_measured_in_one_order() {
     let one = operator("zoe", KEY, r#"["write:/srv/data", "exec", "read:/", "exec"]"#);
     let other = KEY.replace("HR4f", "HR4e");
@@ -303,6 +334,7 @@ fn service() -> impl Strategy<Value = Service> {
             ready,
             ready_timeout_s,
             restart,
+            secrets: Vec::new(),
             stop_signal: StopSignal::TERM,
             stop_timeout_s: 10,
             user,

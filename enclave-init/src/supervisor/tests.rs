@@ -24,6 +24,7 @@ impl World {
             restart: *restart,
             ready_timeout: timeout.map(Duration::from_secs),
             stop_timeout: Duration::from_secs(10),
+            secrets: if *name == "secretive" { vec!["a".into()] } else { Vec::new() },
         };
         Self {
             supervisor: Supervisor::new(units.iter().map(spec).collect()),
@@ -340,4 +341,38 @@ proptest! {
         }
         prop_assert!(world.exit.is_some());
     }
+}
+
+#[test]
+fn who_waits_for_secrets_is_started_when_it_has_them_and_what_follows_after_it() {
+    let units = [
+        ("first", Restart::Never, None),
+        ("secretive", Restart::Always, None),
+        ("last", Restart::Never, None),
+    ];
+    let mut world = World::begun(&units);
+    assert_eq!(world.log, ["spawn 0 1"]);
+    assert_eq!(world.supervisor.states().nth(1).unwrap().1, "waiting");
+    world.give(Input::Complete { unit: UnitId(1) });
+    assert_eq!(world.log, ["spawn 0 1", "spawn 1 1", "spawn 2 1", "all ready"]);
+    // Another value of a secret starts nothing.
+    world.give(Input::Complete { unit: UnitId(1) });
+    assert_eq!(world.log.len(), 4);
+}
+
+#[test]
+fn secrets_that_come_early_are_there_when_it_is_their_services_turn() {
+    let units = [("first", Restart::Never, Some(5)), ("secretive", Restart::Never, None)];
+    let mut world = World::begun(&units);
+    world.give(Input::Complete { unit: UnitId(1) });
+    assert_eq!(world.log, ["spawn 0 1"]);
+    world.ready(0, 1);
+    assert_eq!(world.log, ["spawn 0 1", "spawn 1 1", "all ready"]);
+}
+
+#[test]
+fn an_enclave_that_waits_for_secrets_can_be_stopped() {
+    let mut world = World::begun(&[("secretive", Restart::Never, None)]);
+    world.give(Input::Shutdown);
+    assert!(world.exit.is_some() && world.log.is_empty());
 }

@@ -96,6 +96,15 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Give services their secrets, or see which are given
+    Secrets {
+        /// What to do. Default: list them
+        #[command(subcommand)]
+        what: Option<Secrets>,
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
     /// What became of runs without a waiting client
     Status {
         /// Of one run
@@ -159,6 +168,26 @@ pub enum Services {
         /// Its name
         service: String,
     },
+}
+
+/// What to do with secrets.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Secrets {
+    /// List them
+    List,
+    /// Give one its value: read from a file, else asked for at the terminal, else standard input to its end
+    Set(SetSecret),
+}
+
+/// A secret and where its value comes from.
+#[derive(Clone, Debug, clap::Args)]
+pub struct SetSecret {
+    /// The secret's name in the manifest
+    #[arg(value_name = "SECRET")]
+    pub secret: String,
+    /// Take this file's content, every byte of it
+    #[arg(long, value_name = "FILE")]
+    pub from: Option<PathBuf>,
 }
 
 /// As whom, where and with what a program runs.

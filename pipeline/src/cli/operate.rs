@@ -6,13 +6,13 @@ use std::{
     time::Duration,
 };
 
-use tokio::io::stdin;
+use tokio::{io::stdin, sync::mpsc};
 
 use super::{
     Client, Failure,
-    args::{Command, RunArgs, Services, SettingArgs, ShellArgs},
+    args::{Command, RunArgs, Secrets, Services, SetSecret, SettingArgs, ShellArgs},
     connect::connect,
-    show,
+    secret, show,
     terminal::{self, Raw},
 };
 use crate::{
@@ -43,6 +43,10 @@ async fn carry_out(client: &Client, command: Command) -> Result<u8, Failure> {
         Command::Shell(args) => return shell(client, args).await,
         Command::Transfer(transfer) => return carry_files(client, transfer).await,
         Command::Transcript { from, json } => return transcript(client, from, json).await,
+        Command::Secrets { what: Some(Secrets::Set(set)), .. } => return set_secret(client, set).await,
+        Command::Secrets { what: None | Some(Secrets::List), json } => {
+            return list(client, &Request::Secrets, json, show::SECRET_COLUMNS).await;
+        }
         Command::Services { what: None | Some(Services::List), json } => {
             return list(client, &Request::Services, json, show::SERVICE_COLUMNS).await;
         }
@@ -165,6 +169,16 @@ async fn list(client: &Client, request: &Request, json: bool, columns: &[&str]) 
     let finished = client::ask(connection.stream, &mut lines, &mut errors).await?;
     show::list(&lines, json, columns)?;
     Ok(finished.exit.status)
+}
+
+/// The value is read before the enclave is disturbed, and is in the transcript in no form.
+async fn set_secret(client: &Client, set: SetSecret) -> Result<u8, Failure> {
+    let value = secret::read(&set)?;
+    let request = Request::SecretSet { secret: set.secret };
+    let connection = connect(client, &client::first_frame(&request)?).await?;
+    let (_acts, none) = mpsc::channel(1);
+    let (mut out, mut err) = (Out::stdout(), Out::stderr());
+    status(client::relay(connection.stream, Some(&value[..]), &mut out, &mut err, none).await)
 }
 
 async fn carry_files(client: &Client, transfer: TransferCommand) -> Result<u8, Failure> {

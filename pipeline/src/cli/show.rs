@@ -22,6 +22,7 @@ use crate::{
 };
 
 pub(super) const SERVICE_COLUMNS: &[&str] = &["service", "state", "run"];
+pub(super) const SECRET_COLUMNS: &[&str] = &["secret", "service", "given"];
 pub(super) const RUN_COLUMNS: &[&str] = &["id", "state", "status", "operator", "command"];
 
 /// One of this program's outputs.
@@ -241,6 +242,7 @@ fn readable(request: &Request) -> String {
         Request::ServiceRestart { service } | Request::ServiceLogs { service } => {
             format!("{} {service}", request.verb())
         }
+        Request::SecretSet { secret } => format!("secret-set {secret}"),
         Request::Logs { id, .. } | Request::Kill { id, .. } | Request::Status { id: Some(id) } => {
             format!("{} {}", request.verb(), id.0)
         }

@@ -90,20 +90,27 @@ pub(super) fn acts(resizes: bool) -> io::Result<(mpsc::Receiver<Act>, tokio::tas
 
 /// Asks the person at the terminal for a key's passphrase, without showing it.
 pub(super) fn passphrase(path: &Path) -> Option<channel::ssh::Passphrase> {
-    let mut terminal = OpenOptions::new().read(true).write(true).open("/dev/tty").ok()?;
-    write!(terminal, "Passphrase of {}: ", path.display()).ok()?;
-    let saved = tcgetattr(&terminal).ok()?;
+    ask_hidden(&format!("Passphrase of {}: ", path.display())).ok()
+}
+
+/// Asks the person at the terminal for a line, without showing it.
+pub(super) fn ask_hidden(prompt: &str) -> io::Result<channel::ssh::Passphrase> {
+    let mut terminal = OpenOptions::new().read(true).write(true).open("/dev/tty")?;
+    terminal.write_all(prompt.as_bytes())?;
+    let saved = tcgetattr(&terminal)?;
     let mut silent = saved.clone();
     silent.local_modes.remove(LocalModes::ECHO);
-    tcsetattr(&terminal, OptionalActions::Flush, &silent).ok()?;
+    tcsetattr(&terminal, OptionalActions::Flush, &silent)?;
     let mut line = channel::ssh::Passphrase::new(String::new());
     let read = BufReader::new(&terminal).read_line(&mut line);
     let _ = tcsetattr(&terminal, OptionalActions::Flush, &saved);
     let _ = writeln!(terminal);
-    read.ok()?;
+    if read? == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
     let length = line.trim_end_matches(['\n', '\r']).len();
     line.truncate(length);
-    Some(line)
+    Ok(line)
 }
 
 /// A signal by its number, or its name with or without `SIG`.

@@ -31,6 +31,7 @@ pub(super) struct Fields {
     service: Option<String>,
     follow: bool,
     from: Option<u64>,
+    secret: Option<String>,
 }
 
 const KEY_VERSION: u64 = 0;
@@ -78,7 +79,8 @@ impl Fields {
                 fields = Self { id: Some(id.0), signal: Some(signal), ..fields };
             }
             Request::Transcript { from } => fields.from = Some(from),
-            Request::Services | Request::Seal => {}
+            Request::SecretSet { secret } => fields.secret = Some(secret),
+            Request::Services | Request::Secrets | Request::Seal => {}
         }
         fields
     }
@@ -131,6 +133,8 @@ impl Fields {
                 Request::Kill { id: RunId(needed("id", self.id)?), signal: needed("signal", self.signal)? }
             }
             "transcript" => Request::Transcript { from: needed("from", self.from)? },
+            "secrets" => Request::Secrets,
+            "secret-set" => Request::SecretSet { secret: needed("secret", self.secret)? },
             "seal" => Request::Seal,
             _ => return Err(RequestError::UnknownVerb { found: self.verb }),
         })
@@ -174,7 +178,7 @@ impl Fields {
         for (key, bytes) in [(3, &self.script), (5, &self.cwd), (10, &self.path)] {
             bytes.iter().for_each(|bytes| put(key, &|e| done(e.bytes(bytes))));
         }
-        for (key, text) in [(6, &self.user), (17, &self.service)] {
+        for (key, text) in [(6, &self.user), (17, &self.service), (20, &self.secret)] {
             text.iter().for_each(|text| put(key, &|e| done(e.str(text))));
         }
         let integers = [
@@ -242,6 +246,7 @@ impl Fields {
             17 => self.service = Some(d.str()?.to_owned()),
             18 => self.follow = d.bool()?,
             19 => self.from = Some(d.u64()?),
+            20 => self.secret = Some(d.str()?.to_owned()),
             _ => return Err(RequestError::NotCanonical),
         }
         Ok(())

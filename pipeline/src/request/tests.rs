@@ -56,6 +56,8 @@ fn request() -> impl Strategy<Value = Request> {
         (id(), 1_u8..=64).prop_map(|(id, signal)| Request::Kill { id, signal }),
         (1_u64..).prop_map(|from| Request::Transcript { from }),
         Just(Request::Seal),
+        Just(Request::Secrets),
+        "[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}".prop_map(|secret| Request::SecretSet { secret }),
     ]
 }
 

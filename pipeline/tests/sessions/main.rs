@@ -6,5 +6,6 @@ mod admission;
 mod background;
 mod faults;
 mod run;
+mod secrets;
 mod shell;
 mod world;

@@ -63,13 +63,20 @@ impl World {
         let root = DevelopmentRoot::load_or_create(directory.path()).unwrap();
         let module =
             Arc::new(SimulatedNsm::new(&root, "i-1234567890abcdef0-enc1234567890abcde", &[]).unwrap());
-        let sessions = sessions(&directory.path().join("control"), &module, &limits);
+        let sessions = sessions(&directory.path().join("control"), &module, &limits, None);
         Self { directory, module, sessions, limits }
+    }
+
+    /// With an init to ask, listening at this socket.
+    pub(crate) fn with_init(socket: PathBuf) -> Self {
+        let mut world = Self::new();
+        world.sessions = sessions(&world.control(), &world.module, &world.limits, Some(socket));
+        world
     }
 
     /// As if the server had been ended and started again.
     pub(crate) fn restart(&mut self) {
-        self.sessions = sessions(&self.control(), &self.module, &self.limits);
+        self.sessions = sessions(&self.control(), &self.module, &self.limits, None);
     }
 
     pub(crate) fn control(&self) -> PathBuf {
@@ -117,9 +124,14 @@ impl World {
     }
 }
 
-fn sessions(control: &std::path::Path, module: &Arc<SimulatedNsm>, limits: &Limits) -> Arc<Sessions> {
+fn sessions(
+    control: &std::path::Path,
+    module: &Arc<SimulatedNsm>,
+    limits: &Limits,
+    init: Option<PathBuf>,
+) -> Arc<Sessions> {
     let trace = Arc::new(Trace::open(control, module.clone()));
-    Arc::new(Sessions::new(application(), trace, limits.clone(), None, Vec::new()))
+    Arc::new(Sessions::new(application(), trace, limits.clone(), init, Vec::new()))
 }
 
 /// This machine, without confinement: tests need no privilege.
