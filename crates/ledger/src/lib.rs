@@ -20,6 +20,8 @@ pub mod map;
 mod note;
 mod proof;
 mod record;
+#[cfg(feature = "store")]
+pub mod store;
 mod subject;
 pub mod tile;
 mod verify;
