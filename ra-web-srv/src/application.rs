@@ -15,11 +15,13 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use nsm::AttestationRequest;
 use nsm::wire::MAX_PUBLIC_KEY_BYTES;
-use nsm::{AttestationRequest, PcrIndex, Provider};
 use serde::{Deserialize, Serialize};
 
 use crate::error::ApiError;
+use crate::limits::MAX_BODY_BYTES;
+use crate::module_description::{Pcr, describe, describe_pcrs};
 use crate::nsm_queue::NsmQueue;
 use crate::public::decode_nonce;
 
@@ -27,7 +29,7 @@ use crate::public::decode_nonce;
 pub(crate) fn router(nsm: NsmQueue) -> Router {
     Router::new()
         .route("/v1/attest", post(attest))
-        .route("/v1/describe", get(describe))
+        .route("/v1/describe", get(description))
         .with_state(Arc::new(nsm))
 }
 
@@ -49,7 +51,7 @@ async fn attest(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<AttestAnswer>, ApiError> {
     let body = body.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => ApiError::BodyTooLarge,
+        StatusCode::PAYLOAD_TOO_LARGE => ApiError::BodyTooLarge { most: MAX_BODY_BYTES },
         _ => ApiError::BodyUnreadable,
     })?;
     let request = attestation_request(&body)?;
@@ -58,8 +60,9 @@ async fn attest(
 }
 
 fn attestation_request(body: &[u8]) -> Result<AttestationRequest, ApiError> {
-    let body: AttestBody = serde_json::from_slice(body).map_err(ApiError::Json)?;
-    let nonce = decode_nonce(&body.nonce.unwrap_or_default(), 0)?;
+    let body: AttestBody = serde_json::from_slice(body)
+        .map_err(|source| ApiError::Json { members: "nonce, data, public_key", source })?;
+    let nonce = decode_nonce(body.nonce.unwrap_or_default().as_bytes(), 0)?;
     let data = decode_field("data", body.data, MAX_APPLICATION_DATA_BYTES)?;
     let public_key = decode_field("public_key", body.public_key, MAX_PUBLIC_KEY_BYTES)?;
     let data = ApplicationData::new(data).expect("decode_field has checked its length");
@@ -81,36 +84,15 @@ fn decode_field(field: &'static str, text: Option<String>, most: usize) -> Resul
 }
 
 #[derive(Serialize)]
-struct ModuleDescription {
+struct Described {
     module_id: String,
     version: String,
     digest: &'static str,
-    pcrs: BTreeMap<u16, PcrDescription>,
+    pcrs: BTreeMap<u16, Pcr>,
 }
 
-#[derive(Serialize)]
-struct PcrDescription {
-    value: String,
-    locked: bool,
-}
-
-async fn describe(State(nsm): State<Arc<NsmQueue>>) -> Result<Json<ModuleDescription>, ApiError> {
-    Ok(Json(nsm.ask(describe_module).await?))
-}
-
-fn describe_module(nsm: &dyn Provider) -> Result<ModuleDescription, nsm::Error> {
-    let module = nsm.describe()?;
-    let pcrs = PcrIndex::all()
-        .filter(|&index| u16::from(index) < module.max_pcrs)
-        .map(|index| {
-            let pcr = nsm.describe_pcr(index)?;
-            Ok((index.into(), PcrDescription { value: pcr.value.to_string(), locked: pcr.locked }))
-        })
-        .collect::<Result<_, nsm::Error>>()?;
-    Ok(ModuleDescription {
-        version: format!("{}.{}.{}", module.version_major, module.version_minor, module.version_patch),
-        module_id: module.module_id,
-        digest: module.digest.name(),
-        pcrs,
-    })
+async fn description(State(nsm): State<Arc<NsmQueue>>) -> Result<Json<Described>, ApiError> {
+    let both = nsm.ask(|nsm| Ok((describe(nsm)?, describe_pcrs(nsm)?)));
+    let (module, pcrs) = both.await?;
+    Ok(Json(Described { module_id: module.module_id, version: module.version, digest: module.digest, pcrs }))
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use attestation::batch::{MAX_BATCH_NONCES, NonceBatch, NoncePath};
+use attestation::binding;
 use axum::body::Bytes;
 use nsm::AttestationRequest;
 use tokio::sync::{mpsc, oneshot};
@@ -41,6 +42,8 @@ pub(crate) struct Attested {
     pub(crate) document: Bytes,
     /// From the nonce to the document's; `None` where the nonce is the document's.
     pub(crate) path: Option<NoncePath>,
+    /// The state of the ledger that the document states.
+    pub(crate) ledger: Option<binding::Ledger>,
 }
 
 /// The asking end. Its task ends when it is dropped.
@@ -110,7 +113,7 @@ impl Gatherer {
                 continue;
             }
             match self.attest(&waiting).await {
-                Ok((document, batch)) => hand_out(waiting, &document, batch.as_ref()),
+                Ok(made) => made.hand_out(waiting),
                 Err(error) => {
                     error.log();
                     let error = Arc::new(error);
@@ -132,7 +135,7 @@ impl Gatherer {
         }
     }
 
-    async fn attest(&self, waiting: &[Waiting]) -> Result<(Bytes, Option<NonceBatch>), ApiError> {
+    async fn attest(&self, waiting: &[Waiting]) -> Result<Made, ApiError> {
         let (nonce, batch) = match waiting {
             [alone] => (alone.nonce.clone(), None),
             several => {
@@ -141,21 +144,29 @@ impl Gatherer {
                 (batch.root().0.to_vec(), Some(batch))
             }
         };
-        let request = AttestationRequest {
-            nonce: Some(nonce),
-            user_data: Some(self.binding.statement()?.encode()),
-            public_key: None,
-        };
+        let statement = self.binding.statement().await?;
+        let request =
+            AttestationRequest { nonce: Some(nonce), user_data: Some(statement.encode()), public_key: None };
         let document = self.nsm.ask(move |nsm| nsm.attest(&request)).await?;
         self.metrics.document_made(waiting.len());
-        Ok((document.into(), batch))
+        Ok(Made { document: document.into(), batch, ledger: statement.ledger().copied() })
     }
 }
 
-fn hand_out(waiting: Vec<Waiting>, document: &Bytes, batch: Option<&NonceBatch>) {
-    for (index, waiting) in (0..).zip(waiting) {
-        let path = batch.and_then(|batch| batch.path(index));
-        let _ = waiting.reply.send(Ok(Attested { document: document.clone(), path }));
+/// A document for all of a batch.
+struct Made {
+    document: Bytes,
+    batch: Option<NonceBatch>,
+    ledger: Option<binding::Ledger>,
+}
+
+impl Made {
+    fn hand_out(&self, waiting: Vec<Waiting>) {
+        for (index, waiting) in (0..).zip(waiting) {
+            let path = self.batch.as_ref().and_then(|batch| batch.path(index));
+            let attested = Attested { document: self.document.clone(), path, ledger: self.ledger };
+            let _ = waiting.reply.send(Ok(attested));
+        }
     }
 }
 
@@ -185,7 +196,7 @@ mod tests {
         let limits = Limits::default();
         let provider: Arc<dyn Provider> = Arc::new(module.clone());
         let nsm = NsmQueue::start(provider, limits.nsm_queue, limits.nsm_answer).unwrap();
-        let binding = Binding { tls_key: Sha256([0; 32]), control_head: None };
+        let binding = Binding { tls_key: Sha256([0; 32]), control_head: None, ledger: None };
         Attester::start(Arc::new(nsm), binding, &limits, Arc::default())
     }
 

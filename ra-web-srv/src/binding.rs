@@ -1,8 +1,13 @@
 //! What the server says of itself in every document: a binding statement of kind `server`.
 
-use std::{fs, io, path::PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::{fs, io};
 
 use attestation::{Sha256, binding::Statement};
+
+use crate::error::ApiError;
+use crate::ledger::Ledger;
 
 /// What goes into the statement.
 #[derive(Clone, Debug)]
@@ -11,6 +16,8 @@ pub(crate) struct Binding {
     pub(crate) tls_key: Sha256,
     /// Where the control channel keeps the head of its chain; `None` in an image that has no control channel.
     pub(crate) control_head: Option<PathBuf>,
+    /// Who knows the state of the ledger; `None` in an image that keeps none.
+    pub(crate) ledger: Option<Arc<Ledger>>,
 }
 
 /// The head of the control channel's chain cannot be stated.
@@ -25,21 +32,29 @@ impl Binding {
     /// The statement as of now.
     ///
     /// # Errors
-    /// When the image has a control channel and the head of its chain cannot be read: a statement without it would say
-    /// that there is none.
-    pub(crate) fn statement(&self) -> Result<Statement, ControlHeadError> {
+    /// When the image has a control channel and the head of its chain cannot be read, or a ledger that does not answer: a
+    /// statement without them would say that there is none.
+    pub(crate) async fn statement(&self) -> Result<Statement, ApiError> {
+        let ledger = match &self.ledger {
+            Some(ledger) => Some(ledger.checkpoint().await?),
+            None => None,
+        };
+        Ok(Statement::Server {
+            tls_key: self.tls_key,
+            application_key: None,
+            control_head: self.head()?,
+            ledger,
+        })
+    }
+
+    fn head(&self) -> Result<Option<Sha256>, ControlHeadError> {
         let head = self.control_head.as_ref().map(|path| {
             let failed = |source| ControlHeadError { path: path.clone(), source };
             let bytes = fs::read(path).map_err(failed)?;
             let length = || failed(io::Error::other(format!("it has {} bytes, not 32", bytes.len())));
             bytes.as_slice().try_into().map(Sha256).map_err(|_| length())
         });
-        Ok(Statement::Server {
-            tls_key: self.tls_key,
-            application_key: None,
-            control_head: head.transpose()?,
-            ledger: None,
-        })
+        head.transpose()
     }
 }
 
@@ -47,20 +62,17 @@ impl Binding {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_head_is_the_files_and_never_left_out() {
+    #[tokio::test]
+    async fn the_head_is_the_files_and_never_left_out() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("head");
-        let binding = Binding { tls_key: Sha256([1; 32]), control_head: Some(path.clone()) };
-        binding.statement().unwrap_err();
+        let binding = Binding { tls_key: Sha256([1; 32]), control_head: Some(path.clone()), ledger: None };
+        binding.head().unwrap_err();
         fs::write(&path, [7; 31]).unwrap();
-        assert!(binding.statement().unwrap_err().source.to_string().contains("31 bytes"));
+        assert!(binding.head().unwrap_err().source.to_string().contains("31 bytes"));
         for byte in [7, 8] {
             fs::write(&path, [byte; 32]).unwrap();
-            let Statement::Server { control_head, .. } = binding.statement().unwrap() else {
-                panic!("of the server")
-            };
-            assert_eq!(control_head, Some(Sha256([byte; 32])));
+            assert_eq!(binding.statement().await.unwrap().control_head(), Some(Sha256([byte; 32])));
         }
     }
 }

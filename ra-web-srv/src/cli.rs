@@ -41,6 +41,9 @@ pub struct Args {
     /// The file with the head of the control channel's chain, which every document then states
     #[arg(long, value_name = "PATH")]
     pub control_head: Option<PathBuf>,
+    /// The ledger's socket; every document then states the ledger, and its proofs are served
+    #[arg(long, value_name = "PATH")]
+    pub ledger: Option<PathBuf>,
     /// Name in the certificate: DNS name or IP address; localhost if not given; may be given more than once
     #[arg(long, value_name = "NAME")]
     pub server_name: Vec<String>,
@@ -123,6 +126,7 @@ fn serve(args: Args) -> Result<(), RunError> {
         server_names: args.server_name,
         manifest,
         control_head: args.control_head,
+        ledger: args.ledger,
         limits: Limits::default(),
     };
     tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::Runtime)?.block_on(

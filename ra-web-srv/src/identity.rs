@@ -23,7 +23,7 @@ pub(crate) const ALPN_HTTP1: &[u8] = b"http/1.1";
 #[derive(Debug, Clone)]
 pub struct TlsIdentity {
     config: Arc<ServerConfig>,
-    key_digest: Sha256,
+    public_key: Vec<u8>,
 }
 
 /// Why no identity could be made.
@@ -64,13 +64,18 @@ impl TlsIdentity {
         // No resumption: every connection then shows the certificate whose key the document names.
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        Ok(Self { config: Arc::new(config), key_digest: Sha256::of(&key.subject_public_key_info()) })
+        Ok(Self { config: Arc::new(config), public_key: key.subject_public_key_info() })
     }
 
     /// SHA-256 of the key's DER SubjectPublicKeyInfo (RFC 5280, section 4.1.2.7).
     #[must_use]
     pub fn key_digest(&self) -> Sha256 {
-        self.key_digest
+        Sha256::of(&self.public_key)
+    }
+
+    /// The key's DER SubjectPublicKeyInfo.
+    pub(crate) fn public_key(&self) -> &[u8] {
+        &self.public_key
     }
 
     pub(crate) fn acceptor(&self) -> TlsAcceptor {

@@ -14,12 +14,16 @@
 mod application;
 mod attester;
 mod binding;
+mod budget;
 mod error;
 mod identity;
+mod ledger;
 mod limits;
 mod metrics;
+mod module_description;
 mod nsm_queue;
 mod public;
+mod query;
 mod serve;
 mod server;
 

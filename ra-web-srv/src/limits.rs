@@ -31,6 +31,10 @@ pub struct Limits {
     pub nsm_queue: usize,
     /// Nonces that wait to share a document. Further ones are answered 503. Default 4096.
     pub shared_nonces: usize,
+    /// What requests other than for documents may cost at once, in units of about a tenth of a millisecond. Default 20,000.
+    pub budget: u32,
+    /// Units that come back in a second. Default 10,000.
+    pub budget_per_second: u32,
     /// From connection to finished TLS handshake. Default 5 s.
     pub handshake: Duration,
     /// From the start of a connection, or the end of an answer, to the next complete request head. Default 10 s.
@@ -51,6 +55,8 @@ impl Default for Limits {
             connections: 256,
             nsm_queue: 64,
             shared_nonces: 4096,
+            budget: 20_000,
+            budget_per_second: 10_000,
             handshake: Duration::from_secs(5),
             header_read: Duration::from_secs(10),
             nsm_answer: Duration::from_secs(10),

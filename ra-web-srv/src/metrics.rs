@@ -1,7 +1,7 @@
 //! What the server counts of itself, for `GET /metrics` in the text format of Prometheus (version 0.0.4).
 //!
-//! Counts only: no address, no nonce, nothing of a caller. What is not one of the server's own paths is counted as
-//! `other`, so that nobody makes it remember what he asks for.
+//! Counts only: no address, no nonce, nothing of a caller. What is not one of the server's own paths is not counted, so that
+//! nobody makes it remember what he asks for.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -93,9 +93,11 @@ impl Family<'_> {
 
 /// Counts each answer under the path of its route.
 pub(crate) async fn count(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
-    let path = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
+    let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let response = next.run(request).await;
-    metrics.answered(path, response.status().as_u16());
+    if let Some(path) = path {
+        metrics.answered(path, response.status().as_u16());
+    }
     response
 }
 
@@ -110,7 +112,7 @@ mod tests {
         metrics.document_made(30);
         metrics.answered("/healthz".to_owned(), 200);
         metrics.answered("/healthz".to_owned(), 200);
-        metrics.answered("other".to_owned(), 404);
+        metrics.answered("/v1/attestation".to_owned(), 400);
         let text = metrics.text(5);
         for line in [
             "# TYPE glasshouse_documents_total counter",
@@ -118,7 +120,7 @@ mod tests {
             "glasshouse_nonces_total 31",
             "glasshouse_waiting 5",
             "glasshouse_answers_total{path=\"/healthz\",status=\"200\"} 2",
-            "glasshouse_answers_total{path=\"other\",status=\"404\"} 1",
+            "glasshouse_answers_total{path=\"/v1/attestation\",status=\"400\"} 1",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }

@@ -14,11 +14,13 @@ use transport::{Addr, BindError, Listener};
 use crate::application;
 use crate::attester::Attester;
 use crate::binding::Binding;
+use crate::budget::Budget;
 use crate::identity::{IdentityError, TlsIdentity};
+use crate::ledger::Ledger;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::nsm_queue::NsmQueue;
-use crate::public::{self, PublicState};
+use crate::public::{self, PublicState, Trace};
 use crate::serve::Door;
 
 /// What to serve, and where.
@@ -35,6 +37,8 @@ pub struct Config {
     /// The file with the head of the control channel's chain, 32 bytes (`docs/spec/control-trace.md`); `None` in an image that
     /// has no control channel.
     pub control_head: Option<PathBuf>,
+    /// The ledger's socket (`docs/spec/ledger-api.md`); `None` in an image that keeps no ledger.
+    pub ledger: Option<PathBuf>,
     /// How much of it at once.
     pub limits: Limits,
 }
@@ -91,10 +95,24 @@ impl Server {
             NsmQueue::start(Arc::clone(&provider), config.limits.nsm_queue, config.limits.nsm_answer)
                 .map_err(StartError::Thread)
         };
-        let binding = Binding { tls_key: identity.key_digest(), control_head: config.control_head };
+        let ledger = config.ledger.map(|socket| Arc::new(Ledger::new(socket)));
+        let control = config.control_head.as_deref().map(Trace::beside);
+        let binding = Binding {
+            tls_key: identity.key_digest(),
+            control_head: config.control_head,
+            ledger: ledger.clone(),
+        };
         let (nsm, metrics) = (Arc::new(queue()?), Arc::new(Metrics::default()));
-        let attester = Attester::start(nsm, binding, &config.limits, Arc::clone(&metrics));
-        let state = PublicState { attester, metrics, manifest: config.manifest.map(Bytes::from) };
+        let state = PublicState {
+            attester: Attester::start(Arc::clone(&nsm), binding, &config.limits, Arc::clone(&metrics)),
+            nsm,
+            metrics,
+            budget: Budget::new(config.limits.budget, config.limits.budget_per_second),
+            tls_key: Bytes::copy_from_slice(identity.public_key()),
+            manifest: config.manifest.map(Bytes::from),
+            control,
+            ledger,
+        };
         let public = Door::new(Some(identity.acceptor()), public::router(state), &config.limits);
         let mut doors = Vec::new();
         for addr in &config.listen {

@@ -30,7 +30,7 @@ async fn waiting(enclave: &Enclave) -> u64 {
     line.parse().unwrap()
 }
 
-async fn until_waiting(enclave: &Enclave, count: u64) {
+pub(crate) async fn until_waiting(enclave: &Enclave, count: u64) {
     let counted = async {
         while waiting(enclave).await != count {
             tokio::time::sleep(Duration::from_millis(1)).await;

@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use transport::Addr;
 
 use crate::client::PATIENCE;
+use crate::ledger::FakeLedger;
 
 /// The manifest served; any bytes will do for this server.
 pub(crate) const MANIFEST: &[u8] = br#"{"name":"an-agent","version":1}"#;
@@ -48,29 +49,48 @@ impl Enclave {
         (enclave, gate)
     }
 
+    /// With a ledger that nobody serves yet.
+    pub(crate) async fn start_with_ledger(limits: Limits) -> (Self, FakeLedger) {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = FakeLedger::new(dir.path());
+        let config = Config { limits, ledger: Some(ledger.socket.clone()), ..Config::default() };
+        let (module, root_pem) = simulated(dir.path());
+        (Self::start_on(dir, root_pem, Arc::new(module), config).await, ledger)
+    }
+
+    /// In an image with a control channel that has written `entries`.
+    pub(crate) async fn start_with_control(entries: &[&[u8]]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let head = dir.path().join("head");
+        std::fs::write(&head, [9; 32]).unwrap();
+        let framed = |entry: &&[u8]| [&u32::try_from(entry.len()).unwrap().to_be_bytes()[..], entry].concat();
+        let transcript: Vec<_> = entries.iter().flat_map(framed).collect();
+        std::fs::write(dir.path().join("transcript"), transcript).unwrap();
+        let config = Config { control_head: Some(head), ..Config::default() };
+        let (module, root_pem) = simulated(dir.path());
+        Self::start_on(dir, root_pem, Arc::new(module), config).await
+    }
+
     async fn start_simulated(limits: Limits, wrap: impl FnOnce(SimulatedNsm) -> Arc<dyn Provider>) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let root = DevelopmentRoot::load_or_create(dir.path()).unwrap();
-        let root_pem = root.root_pem().to_owned();
-        let pcrs: Vec<_> = (0..3_u8).map(|n| (PcrIndex::new(n).unwrap(), [n + 1; 48])).collect();
-        let module = SimulatedNsm::new(&root, "i-0123456789abcdef0-enc0123456789abcdef", &pcrs).unwrap();
-        Self::start_on(dir, root_pem, wrap(module), limits).await
+        let (module, root_pem) = simulated(dir.path());
+        Self::start_on(dir, root_pem, wrap(module), Config { limits, ..Config::default() }).await
     }
 
     /// On a module of the test's own; its documents do not verify.
     pub(crate) async fn start_on_module(module: impl Provider + 'static, limits: Limits) -> Self {
-        Self::start_on(tempfile::tempdir().unwrap(), String::new(), Arc::new(module), limits).await
+        let config = Config { limits, ..Config::default() };
+        Self::start_on(tempfile::tempdir().unwrap(), String::new(), Arc::new(module), config).await
     }
 
-    async fn start_on(dir: TempDir, root_pem: String, provider: Arc<dyn Provider>, limits: Limits) -> Self {
+    async fn start_on(dir: TempDir, root_pem: String, provider: Arc<dyn Provider>, config: Config) -> Self {
         let unix = Addr::Unix(dir.path().join("https.sock"));
         let api = dir.path().join("api.sock");
         let config = Config {
             listen: vec!["tcp://127.0.0.1:0".parse().unwrap(), unix.clone()],
             api: Some(api.clone()),
             manifest: Some(MANIFEST.to_vec()),
-            limits,
-            ..Config::default()
+            ..config
         };
         let server = Server::bind(config, provider).await.unwrap();
         let tcp = server.addrs().next().unwrap().clone();
@@ -101,6 +121,14 @@ impl Enclave {
         tokio::time::timeout(PATIENCE, self.served).await.unwrap().unwrap().unwrap();
         self.dir
     }
+}
+
+/// A module under a root of its own, and that root.
+fn simulated(dir: &Path) -> (SimulatedNsm, String) {
+    let root = DevelopmentRoot::load_or_create(dir).unwrap();
+    let pcrs: Vec<_> = (0..3_u8).map(|n| (PcrIndex::new(n).unwrap(), [n + 1; 48])).collect();
+    let module = SimulatedNsm::new(&root, "i-0123456789abcdef0-enc0123456789abcdef", &pcrs).unwrap();
+    (module, root.root_pem().to_owned())
 }
 
 /// The statement a server with the TLS key `tls_key` makes.

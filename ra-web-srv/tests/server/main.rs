@@ -6,8 +6,10 @@
 mod client;
 mod enclave;
 
+mod api;
 mod application;
 mod attestation;
 mod batch;
 mod faults;
+mod ledger;
 mod program;
