@@ -9,10 +9,15 @@
 
 pub mod cli;
 pub mod content;
+pub mod journal;
 pub mod listing;
+pub mod monitor;
 pub mod observe;
 pub mod patterns;
+mod queue;
+pub mod record;
 pub mod scan;
 pub mod state;
 pub mod tree;
 pub mod walk;
+pub mod watch;

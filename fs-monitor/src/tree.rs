@@ -150,6 +150,11 @@ impl Tree {
         Ok((Arc::new(Directory { file, path: parent.into() }), name))
     }
 
+    /// Opens the directory at a path, to list and to watch it.
+    pub(crate) fn open_directory(&self, path: &[u8]) -> Result<OwnedFd, Errno> {
+        self.open_path(path, OFlags::RDONLY | OFlags::DIRECTORY)
+    }
+
     fn open_path(&self, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
         let below = match path.strip_prefix(b"/").unwrap_or(path) {
             [] => b".".as_slice(),

@@ -1,0 +1,504 @@
+//! Keeps the ledger true: a first walk, then every change that the kernel tells of, and from time to time a look at everything.
+//!
+//! Four kinds of threads. One reads notifications and marks paths ([`crate::queue`]). Some take marked paths and find out what
+//! is there. One writes what they found into the ledger, as many at a time as have come while it wrote the last. One walks
+//! directories that came, and everything when it is time or notifications were lost.
+//!
+//! What fails here fails the whole: a monitor that goes on with less than it promised would be worse than none.
+
+#[cfg(test)]
+mod tests;
+mod trees;
+mod worker;
+mod writer;
+
+use std::{
+    os::fd::{AsFd, BorrowedFd},
+    path::PathBuf,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use ledger::{Cause, GapReason, StreamName};
+
+use self::{
+    trees::{Trees, Walk},
+    writer::Request,
+};
+use crate::{
+    content::DigestSet,
+    journal::{Happening, Journal, JournalError, Place},
+    patterns::Patterns,
+    queue::{Queue, When},
+    tree::{Tree, TreeError, is_within, split, text},
+    walk::{Found, Visitor, walk},
+    watch::{Change, WatchError, Watcher},
+};
+
+/// How long a file that was made is given to be written.
+const MADE_QUIET: Duration = Duration::from_millis(20);
+/// How long a file that is written has to be left alone before it is looked at.
+const WRITTEN_QUIET: Duration = Duration::from_millis(50);
+/// Portions of findings that wait for the writer.
+const WAITING_REQUESTS: usize = 64;
+/// Recorded paths read at a time.
+const PAGE: usize = 1024;
+
+/// What to watch, and how.
+#[derive(Debug)]
+pub struct Settings {
+    /// Where the application's files lie.
+    pub base: PathBuf,
+    /// What is watched, as the application sees it.
+    pub roots: Vec<Vec<u8>>,
+    /// What is not.
+    pub patterns: Patterns,
+    /// Digests beside BLAKE3.
+    pub digests: DigestSet,
+    /// From one look at everything to the next; `None`: never.
+    pub sweep: Option<Duration>,
+    /// How many files are read at a time.
+    pub threads: usize,
+    /// Most directories watched, whatever the kernel allows.
+    pub max_watches: usize,
+}
+
+/// Why the monitor cannot begin or go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MonitorError {
+    /// What is to be watched cannot be.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    /// Nor can changes be seen.
+    #[error(transparent)]
+    Watch(#[from] WatchError),
+    /// Nor recorded.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// A thread does not start.
+    #[error("cannot start a thread")]
+    Thread(#[source] std::io::Error),
+    /// It has ended meanwhile, and said why before.
+    #[error("the monitor has ended")]
+    Ended,
+}
+
+/// What the monitor does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The first walk.
+    Scanning,
+    /// Every change is recorded.
+    Watching,
+    /// It has ended, for this reason.
+    Failed(String),
+    /// It was told to end.
+    Stopped,
+}
+
+/// How often what has happened.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Notifications read.
+    pub changes: AtomicU64,
+    /// Files that are there, as far as recorded.
+    pub files: AtomicU64,
+    /// Times when changes could have been missed.
+    pub gaps: AtomicU64,
+    /// Groups written.
+    pub groups: AtomicU64,
+    /// Paths looked at.
+    pub looks: AtomicU64,
+    /// Times when the kernel lost notifications.
+    pub overflows: AtomicU64,
+    /// Times when everything was looked at because of that.
+    pub rescans: AtomicU64,
+    /// Times when everything was looked at because it was time.
+    pub sweeps: AtomicU64,
+}
+
+/// A running monitor.
+#[derive(Debug)]
+pub struct Monitor {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    tree: Tree,
+    watcher: Watcher,
+    journal: Arc<dyn Journal>,
+    digests: DigestSet,
+    queue: Mutex<Queue>,
+    /// A path became due, or there is another reason to look.
+    due: Condvar,
+    /// A path is recorded.
+    recorded: Condvar,
+    requests: SyncSender<Request>,
+    trees: Trees,
+    phase: Mutex<Phase>,
+    phase_changed: Condvar,
+    stop: AtomicBool,
+    counters: Counters,
+}
+
+impl Monitor {
+    /// Records everything that is there, and goes on to record whatever changes.
+    ///
+    /// # Errors
+    /// When something cannot be watched or recorded; nothing goes on then.
+    pub fn start(settings: Settings, journal: Arc<dyn Journal>) -> Result<Self, MonitorError> {
+        let tree = Tree::open(&settings.base, &settings.roots, settings.patterns)?;
+        let (requests, received) = sync_channel(WAITING_REQUESTS);
+        let shared = Arc::new(Shared {
+            tree,
+            watcher: Watcher::new(settings.max_watches)?,
+            journal,
+            digests: settings.digests,
+            queue: Mutex::default(),
+            due: Condvar::new(),
+            recorded: Condvar::new(),
+            requests,
+            trees: Trees::new(settings.sweep),
+            phase: Mutex::new(Phase::Scanning),
+            phase_changed: Condvar::new(),
+            stop: AtomicBool::new(false),
+            counters: Counters::default(),
+        });
+        let mut monitor = Self { shared, threads: Vec::new() };
+        match monitor.begin(settings.threads.max(1), received) {
+            Ok(()) => Ok(monitor),
+            Err(error) => {
+                monitor.shared.fail(&error);
+                monitor.join();
+                Err(error)
+            }
+        }
+    }
+
+    fn begin(&mut self, threads: usize, received: Receiver<Request>) -> Result<(), MonitorError> {
+        self.spawn("writer", move |shared| writer::run(shared, &received))?;
+        self.spawn("events", Shared::read_changes)?;
+        self.shared.first_walk(threads)?;
+        for _ in 0..threads {
+            self.spawn("worker", worker::run)?;
+        }
+        self.spawn("trees", trees::run)?;
+        self.shared.become_watching()
+    }
+
+    fn spawn(
+        &mut self,
+        name: &str,
+        run: impl FnOnce(&Shared) -> Result<(), MonitorError> + Send + 'static,
+    ) -> Result<(), MonitorError> {
+        let shared = Arc::clone(&self.shared);
+        let body = move || {
+            if let Err(error) = run(&shared) {
+                shared.fail(&error);
+            }
+        };
+        let thread =
+            std::thread::Builder::new().name(name.to_owned()).spawn(body).map_err(MonitorError::Thread)?;
+        self.threads.push(thread);
+        Ok(())
+    }
+
+    /// For those who ask it something while it runs.
+    pub fn handle(&self) -> Handle {
+        Handle { shared: Arc::clone(&self.shared) }
+    }
+
+    /// Ends it. What was found before is recorded.
+    pub fn stop(mut self) {
+        self.shared.end(Phase::Stopped);
+        self.join();
+    }
+
+    fn join(&mut self) {
+        for thread in self.threads.drain(..) {
+            // It has said what it had to say by ending the monitor.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        self.shared.end(Phase::Stopped);
+        self.join();
+    }
+}
+
+/// Asks a running monitor.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl Handle {
+    /// What it does now.
+    pub fn phase(&self) -> Phase {
+        self.shared.phase().clone()
+    }
+
+    /// Waits until it has ended, and says how.
+    pub fn wait_end(&self) -> Phase {
+        let mut phase = self.shared.phase();
+        while matches!(*phase, Phase::Scanning | Phase::Watching) {
+            phase = self.shared.phase_changed.wait(phase).unwrap_or_else(PoisonError::into_inner);
+        }
+        phase.clone()
+    }
+
+    /// How often what has happened.
+    pub fn counters(&self) -> &Counters {
+        &self.shared.counters
+    }
+
+    /// How many paths are not as recorded, as far as is known.
+    pub fn pending(&self) -> usize {
+        self.shared.queue().pending() + self.shared.trees.waiting()
+    }
+
+    /// How many directories are watched.
+    pub fn watches(&self) -> usize {
+        self.shared.watcher.len()
+    }
+
+    /// What is watched.
+    pub fn roots(&self) -> impl Iterator<Item = String> {
+        self.shared.tree.roots().iter().map(|root| text(root))
+    }
+
+    /// Whether files at this path are recorded.
+    pub fn covers(&self, path: &[u8]) -> bool {
+        self.shared.tree.covers(path, false)
+    }
+
+    /// Appends to a stream; returns once that is durable.
+    ///
+    /// # Errors
+    /// When the ledger cannot be written.
+    pub fn append(&self, name: StreamName, payload: Vec<u8>) -> Result<Place, MonitorError> {
+        self.shared.append(Happening::Stream { name, payload })
+    }
+
+    /// Looks at everything again; returns once all of it is recorded that did not change meanwhile.
+    ///
+    /// # Errors
+    /// When the monitor has ended.
+    pub fn sweep(&self) -> Result<(), MonitorError> {
+        self.shared.trees.sweep(&self.shared)
+    }
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn phase(&self) -> MutexGuard<'_, Phase> {
+        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    fn fail(&self, error: &MonitorError) {
+        let mut why = error.to_string();
+        let mut cause = std::error::Error::source(error);
+        while let Some(error) = cause {
+            why.push_str(&format!(": {error}"));
+            cause = error.source();
+        }
+        tracing::error!(why, "the monitor ends");
+        self.end(Phase::Failed(why));
+    }
+
+    /// The first end counts.
+    fn end(&self, how: Phase) {
+        {
+            let mut phase = self.phase();
+            if matches!(*phase, Phase::Scanning | Phase::Watching) {
+                *phase = how;
+            }
+            self.stop.store(true, Ordering::Release);
+        }
+        self.phase_changed.notify_all();
+        self.watcher.wake();
+        // Under their locks, so that nobody is between looking at the flag and beginning to wait.
+        drop(self.queue());
+        self.due.notify_all();
+        self.recorded.notify_all();
+        self.trees.wake();
+        // A writer with a full channel has something to wake it.
+        let _ = self.requests.try_send(Request::Wake);
+    }
+
+    fn become_watching(&self) -> Result<(), MonitorError> {
+        let mut phase = self.phase();
+        if *phase != Phase::Scanning {
+            return Err(MonitorError::Ended);
+        }
+        *phase = Phase::Watching;
+        Ok(())
+    }
+
+    /// Makes a path due.
+    fn mark(&self, path: &[u8], cause: Cause, when: When) {
+        self.queue().mark(path, cause, when, Instant::now());
+        self.due.notify_one();
+    }
+
+    fn request(&self, request: Request) -> Result<(), MonitorError> {
+        self.requests.send(request).map_err(|_| MonitorError::Ended)
+    }
+
+    fn append(&self, happening: Happening) -> Result<Place, MonitorError> {
+        let (reply, answer) = sync_channel(1);
+        self.request(Request::Append { happening, reply })?;
+        answer.recv().map_err(|_| MonitorError::Ended)
+    }
+
+    /// Records that nobody looked for some time.
+    fn append_gap(&self, reason: GapReason, detail: &str) -> Result<(), MonitorError> {
+        self.counters.gaps.fetch_add(1, Ordering::Relaxed);
+        self.append(Happening::Gap { reason, detail: detail.to_owned() }).map(drop)
+    }
+
+    /// Waits until everything is recorded that was found before.
+    fn flush(&self) -> Result<(), MonitorError> {
+        let (reply, answer) = sync_channel(1);
+        self.request(Request::Flush(reply))?;
+        answer.recv().map_err(|_| MonitorError::Ended)
+    }
+
+    fn first_walk(&self, threads: usize) -> Result<(), MonitorError> {
+        let cause = if self.journal.size() == 0 { Cause::Scan } else { Cause::Restart };
+        if cause == Cause::Restart {
+            self.append_gap(GapReason::Restart, "the monitor was not running")?;
+            self.count_files()?;
+        }
+        self.watch_roots()?;
+        walk(&self.tree, self.digests, threads, &FirstWalk { shared: self, cause })?;
+        self.flush()?;
+        self.find_removed(cause, When::Now)
+    }
+
+    /// Counts what is recorded already.
+    fn count_files(&self) -> Result<(), MonitorError> {
+        let mut after: Box<[u8]> = Box::default();
+        loop {
+            let page = self.journal.present(&after, PAGE)?;
+            self.counters.files.fetch_add(page.len() as u64, Ordering::Relaxed);
+            match page.into_iter().next_back() {
+                Some(last) => after = last,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Watches the names of the roots in the directories above them, so that one that is replaced is seen again.
+    fn watch_roots(&self) -> Result<(), MonitorError> {
+        for root in self.tree.roots().iter().filter(|root| ***root != *b"/") {
+            let add = |source| WatchError::Add { path: text(root), source };
+            let (path, name) = split(root);
+            let parent = self.tree.open_directory(path).map_err(add)?;
+            self.watcher.add_name(parent.as_fd(), path, name)?;
+        }
+        Ok(())
+    }
+
+    /// Marks what is recorded and not there any more.
+    fn find_removed(&self, cause: Cause, when: When) -> Result<(), MonitorError> {
+        let mut after: Box<[u8]> = Box::default();
+        loop {
+            let page = self.journal.present(&after, PAGE)?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = last.clone();
+            for path in &page {
+                let looked = self
+                    .tree
+                    .open_parent(path)
+                    .and_then(|(directory, name)| crate::observe::look(directory.file.as_fd(), name));
+                // What cannot be looked at is not known to be there.
+                if !matches!(looked, Ok(Some(_))) {
+                    self.mark(path, cause, when);
+                }
+            }
+            if self.stopped() {
+                return Err(MonitorError::Ended);
+            }
+        }
+    }
+
+    fn read_changes(&self) -> Result<(), MonitorError> {
+        while !self.stopped() {
+            for change in self.watcher.read()? {
+                self.counters.changes.fetch_add(1, Ordering::Relaxed);
+                self.apply(change);
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(&self, change: Change) {
+        match change {
+            Change::Made(path) => self.mark(&path, Cause::Event, When::Quiet(MADE_QUIET)),
+            Change::Written(path) => self.mark(&path, Cause::Event, When::Quiet(WRITTEN_QUIET)),
+            Change::Settled(path) => {
+                self.mark(&path, Cause::Event, When::Now);
+                self.look_below(&path);
+            }
+            Change::Tree(path) => self.trees.add(Walk::Tree(path)),
+            Change::TreeGone(path) => {
+                self.watcher.forget(&path);
+                self.mark(&path, Cause::Event, When::Now);
+            }
+            Change::Unmounted(path) => {
+                self.trees.add(Walk::All(GapReason::Mount, format!("at {}", text(&path))));
+            }
+            Change::Overflow => {
+                self.counters.overflows.fetch_add(1, Ordering::Relaxed);
+                self.trees.add(Walk::All(GapReason::Overflow, "the kernel lost notifications".to_owned()));
+            }
+        }
+    }
+
+    /// What happens to a directory above a root happens to the root.
+    fn look_below(&self, path: &[u8]) {
+        for root in self.tree.roots().iter().filter(|root| ***root != *path && is_within(root, path)) {
+            self.trees.add(Walk::Tree(root.clone()));
+        }
+    }
+}
+
+/// Watches and records what the first walk finds.
+struct FirstWalk<'a> {
+    shared: &'a Shared,
+    cause: Cause,
+}
+
+impl Visitor for FirstWalk<'_> {
+    type Error = MonitorError;
+
+    fn enter(&self, directory: BorrowedFd<'_>, path: &[u8]) -> Result<(), MonitorError> {
+        Ok(self.shared.watcher.add(directory, path)?)
+    }
+
+    fn found(&self, files: Vec<Found>) -> Result<(), MonitorError> {
+        if self.shared.stopped() {
+            return Err(MonitorError::Ended);
+        }
+        self.shared.request(Request::Found { files, cause: self.cause })
+    }
+}

@@ -1,0 +1,173 @@
+//! Storms, races and limits.
+
+use std::{fs::File, io::Write, os::unix::fs::symlink};
+
+use rustix::fs::{CWD, Mode};
+
+use super::*;
+
+/// A small generator with a fixed seed: the same operations in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
+}
+
+#[test]
+fn whatever_is_done_to_a_tree_the_ledger_comes_to_say_what_is_there() {
+    let world = World::new(|_| {});
+    let mut dice = Dice(7);
+    for round in 0..6 {
+        for _ in 0..400 {
+            let place = |dice: &mut Dice| {
+                let depth = 1 + dice.roll(3);
+                let parts: Vec<_> = (0..depth).map(|_| dice.roll(4).to_string()).collect();
+                world.path(&parts.join("/"))
+            };
+            let (a, b) = (place(&mut dice), place(&mut dice));
+            // Most of these fail, since the other place is of another kind, or not there: as in life.
+            match dice.roll(8) {
+                0 => drop(fs::create_dir_all(&a)),
+                1 | 2 => drop(fs::write(&a, dice.roll(1000).to_string())),
+                3 => drop(fs::rename(&a, &b)),
+                4 => drop(fs::remove_file(&a)),
+                5 => drop(fs::remove_dir_all(&a)),
+                6 => drop(symlink(&b, &a)),
+                _ => drop(fs::hard_link(&a, &b)),
+            }
+        }
+        // In every second round the next storm comes while this one is still being recorded.
+        if round % 2 == 1 {
+            world.wait_for_truth();
+        }
+    }
+    world.wait_for_truth();
+}
+
+#[test]
+fn a_rename_storm_ends_under_the_last_name() {
+    let world = World::new(|app| {
+        fs::create_dir(app.join("0")).unwrap();
+        fs::write(app.join("0/x"), "x").unwrap();
+    });
+    for i in 0..500 {
+        fs::rename(world.path(&i.to_string()), world.path(&(i + 1).to_string())).unwrap();
+    }
+    world.wait_for("500/x", Some(b"x"));
+    fs::write(world.path("500/x"), "y").unwrap();
+    world.wait_for("500/x", Some(b"y"));
+    world.wait_for_truth();
+}
+
+#[test]
+fn a_file_that_is_made_again_at_once_is_the_new_one() {
+    let world = World::new(|app| fs::write(app.join("x"), "0").unwrap());
+    for i in 1..=200 {
+        fs::remove_file(world.path("x")).unwrap();
+        fs::write(world.path("x"), i.to_string()).unwrap();
+    }
+    world.wait_for("x", Some(b"200"));
+    world.wait_for_truth();
+}
+
+#[test]
+fn a_burst_of_new_files_loses_none() {
+    let world = World::new(|_| {});
+    for i in 0..3000 {
+        fs::write(world.path(&i.to_string()), i.to_string()).unwrap();
+    }
+    world.wait_for_truth();
+    assert_eq!(world.journal.states().len(), 3001);
+}
+
+#[test]
+fn a_file_that_stays_open_is_recorded_as_it_grows() {
+    let world = World::new(|_| {});
+    let mut file = File::create(world.path("open")).unwrap();
+    file.write_all(b"1").unwrap();
+    world.wait_for("open", Some(b"1"));
+    file.write_all(b"2").unwrap();
+    world.wait_for("open", Some(b"12"));
+    drop(file);
+    world.wait_for_truth();
+}
+
+#[test]
+fn a_pipe_that_takes_a_files_place_holds_nobody() {
+    let world = World::new(|app| fs::write(app.join("x"), "x").unwrap());
+    rustix::fs::mkfifoat(CWD, world.path("pipe"), Mode::from_raw_mode(0o600)).unwrap();
+    fs::rename(world.path("pipe"), world.path("x")).unwrap();
+    wait_until("the pipe is recorded", || {
+        let last = world.journal.history(b"/app/x").pop().unwrap();
+        matches!(last.state, State::Present(_, Content::Fifo))
+    });
+    world.wait_for_truth();
+}
+
+#[test]
+fn a_file_in_a_directory_that_becomes_a_link_is_not_followed() {
+    let world = World::new(|app| {
+        fs::create_dir(app.join("dir")).unwrap();
+        fs::write(app.join("dir/x"), "inside").unwrap();
+    });
+    let outside = world.dir.path().join("outside");
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join("x"), "outside").unwrap();
+    fs::remove_dir_all(world.path("dir")).unwrap();
+    symlink(&outside, world.path("dir")).unwrap();
+    world.wait_for("dir/x", None);
+    world.wait_for_truth();
+    fs::write(outside.join("x"), "changed").unwrap();
+    fs::write(world.path("after"), "x").unwrap();
+    world.wait_for("after", Some(b"x"));
+    assert_eq!(world.history("dir/x").last().unwrap().1, None);
+}
+
+#[test]
+fn a_limit_of_watches_that_is_reached_ends_the_monitor_with_the_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let app = dir.path().join("app");
+    for i in 0..8 {
+        fs::create_dir_all(app.join(i.to_string())).unwrap();
+    }
+    let start = |journal| Monitor::start(Settings { max_watches: 10, ..settings(dir.path()) }, journal);
+    let monitor = start(MemoryJournal::new()).unwrap();
+    let handle = monitor.handle();
+    fs::create_dir(app.join("one too many")).unwrap();
+    let Phase::Failed(why) = handle.wait_end() else { panic!("{:?}", handle.phase()) };
+    assert!(why.contains("one too many") && why.contains("the limit of 10 watched directories"), "{why}");
+    drop(monitor);
+    let refused = start(MemoryJournal::new()).unwrap_err().to_string();
+    assert!(refused.contains("fs.inotify.max_user_watches"), "{refused}");
+}
+
+/// A full disk must not make a monitor that goes on without recording.
+#[test]
+fn a_ledger_that_cannot_be_written_ends_the_monitor() {
+    let world = World::new(|_| {});
+    let handle = world.handle();
+    world.journal.fill();
+    fs::write(world.path("x"), "x").unwrap();
+    let Phase::Failed(why) = handle.wait_end() else { panic!("{:?}", handle.phase()) };
+    assert!(why.contains("no space left"), "{why}");
+    assert!(handle.append("app/x".parse().unwrap(), Vec::new()).is_err());
+    assert!(world.handle().sweep().is_err());
+}
+
+/// Times that lie in the future, or go back, are recorded as they are and change nothing else.
+#[test]
+fn a_files_times_may_be_any() {
+    use std::time::{SystemTime, UNIX_EPOCH};
+    let world = World::new(|app| fs::write(app.join("x"), "x").unwrap());
+    for time in
+        [UNIX_EPOCH, SystemTime::now() + Duration::from_secs(1 << 33), UNIX_EPOCH + Duration::from_nanos(5)]
+    {
+        File::options().write(true).open(world.path("x")).unwrap().set_modified(time).unwrap();
+        world.wait_for_truth();
+    }
+    let last = world.journal.history(b"/app/x").pop().unwrap();
+    assert!(matches!(last.state, State::Present(attributes, _) if attributes.mtime == 5), "{last:?}");
+}
