@@ -20,6 +20,7 @@ use crate::{
     cli::{LogsArgs, PsArgs, StopArgs},
     exit::Exit,
     output::{self, Line},
+    run::BOOT_GRACE,
     state::{Folder, Instance, Status},
     table::Table,
 };
@@ -171,7 +172,8 @@ pub(crate) fn stop(args: &StopArgs) -> Result<Exit> {
     }
     let supervisor = Pid::from_raw(instance.supervisor).context("instance.json is damaged")?;
     signal(supervisor, Signal::TERM)?;
-    let seconds = args.timeout.unwrap_or(instance.stop_seconds);
+    let boots = if instance.status == Status::Starting { BOOT_GRACE.as_secs() } else { 0 };
+    let seconds = args.timeout.unwrap_or(boots + instance.stop_seconds);
     if !ended_within(&folder, Duration::from_secs(seconds))? {
         output::say(&format!("{} did not end within {seconds} s and is ended by force", args.name));
         // A second request makes the supervisor end the enclave and tidy up.

@@ -32,7 +32,9 @@ use crate::{
 /// How long a shutdown may take beyond the time that the services have, before the enclave is ended by force.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 /// How long after the enclave's end its last events may take to arrive.
-const LAST_EVENTS: Duration = Duration::from_millis(500);
+const LAST_EVENTS: Duration = Duration::from_secs(3);
+/// How much longer a shutdown may take of an enclave that still boots: its init hears of it when it listens.
+pub(crate) const BOOT_GRACE: Duration = Duration::from_secs(60);
 /// Lines of the console shown when an enclave ends without a word.
 const CONSOLE_TAIL_LINES: usize = 15;
 /// What the background half of `--detach` prints when the enclave is ready, or waits for secrets.
@@ -265,7 +267,9 @@ async fn watch(
                     enclave.kill();
                 } else {
                     stopping = true;
-                    progress.deadline = Some(Instant::now() + plan.image.stop_timeout() + SHUTDOWN_GRACE);
+                    let boots = if progress.published.is_some() { BOOT_GRACE } else { Duration::ZERO };
+                    let limit = boots + plan.image.stop_timeout() + SHUTDOWN_GRACE;
+                    progress.deadline = Some(Instant::now() + limit);
                     enclave.request_shutdown();
                 }
             }
