@@ -81,8 +81,10 @@ mod tests {
     /// The test's own process has several threads, so the kernel refuses.
     #[test]
     fn a_process_with_threads_cannot_enter_a_user_namespace() {
-        let other = std::thread::spawn(|| std::thread::sleep(std::time::Duration::from_millis(200)));
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let other = std::thread::spawn(move || ended.recv());
         assert_eq!(unshare_all().unwrap_err().raw_os_error(), Some(rustix::io::Errno::INVAL.raw_os_error()));
-        other.join().unwrap();
+        drop(end);
+        assert!(other.join().unwrap().is_err());
     }
 }

@@ -45,7 +45,7 @@ const SIOCGIFINDEX: ioctl::Opcode = 0x8933;
 const RTF_UP: u16 = 0x0001;
 
 /// How long the kernel may take to give an IPv6 address free.
-const USABLE_TIMEOUT: Duration = Duration::from_secs(3);
+const USABLE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A TUN device that exists as long as its descriptor is open.
 ///
