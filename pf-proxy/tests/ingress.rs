@@ -119,8 +119,8 @@ async fn client_that_sends_its_header_byte_by_byte_for_ever_is_cut() {
     let route =
         RouteConfig { proxy_header: ProxyHeader::Accept, header_timeout: timeout, ..place.route("none") };
     let ingress = place.start(route);
-    let (mut reader, mut writer) = connect(&ingress).await.into_split();
     let start = Instant::now();
+    let (mut reader, mut writer) = connect(&ingress).await.into_split();
     let dripping = tokio::spawn(async move {
         for byte in b"\r\n\r\n\0\r\nQUIT\n".iter().cycle() {
             tokio::time::sleep(timeout / 5).await;

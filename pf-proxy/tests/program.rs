@@ -138,21 +138,28 @@ fn routes_of_a_file_are_read_again_on_sighup_and_metrics_are_served() {
 }
 
 #[test]
-fn sigterm_waits_for_open_connections_only_so_long() {
-    let dir = tempfile::tempdir().unwrap();
-    let target = TcpListener::bind("127.0.0.1:0").unwrap();
-    let listen = dir.path().join("listen");
-    let route = format!("unix:{}=tcp://{}", listen.display(), target.local_addr().unwrap());
-    let mut running = start_ready_with(dir.path(), &["reverse", "--drain", "1", "--route", &route]);
-    let mut client = UnixStream::connect(&listen).unwrap();
-    client.set_read_timeout(Some(PATIENCE)).unwrap();
-    let (mut served, _) = target.accept().unwrap();
-    kill_process(Pid::from_child(&running.0), Signal::TERM).unwrap();
-    wait_until(&listen, false);
-    served.write_all(b"late").unwrap();
-    client.read_exact(&mut [0; 4]).unwrap();
-    assert_eq!(running.0.wait().unwrap().code(), Some(0));
-    assert!(matches!(client.read(&mut [0]), Ok(0) | Err(_)));
+fn sigterm_waits_for_open_connections_and_only_so_long() {
+    for (drain, is_left_open) in [("600", false), ("1", true)] {
+        let dir = tempfile::tempdir().unwrap();
+        let target = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listen = dir.path().join("listen");
+        let route = format!("unix:{}=tcp://{}", listen.display(), target.local_addr().unwrap());
+        let mut running = start_ready_with(dir.path(), &["reverse", "--drain", drain, "--route", &route]);
+        let mut client = UnixStream::connect(&listen).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        let (mut served, _) = target.accept().unwrap();
+        kill_process(Pid::from_child(&running.0), Signal::TERM).unwrap();
+        wait_until(&listen, false);
+        if !is_left_open {
+            served.write_all(b"late").unwrap();
+            client.read_exact(&mut [0; 4]).unwrap();
+            drop((client, served, target));
+            assert_eq!(running.0.wait().unwrap().code(), Some(0));
+            continue;
+        }
+        assert_eq!(running.0.wait().unwrap().code(), Some(0));
+        assert!(matches!(client.read(&mut [0]), Ok(0) | Err(_)));
+    }
 }
 
 /// With no descriptor left a proxy elsewhere spun in accept, and never served again.

@@ -43,6 +43,7 @@ fn play(name: &str, part: fn()) -> Option<String> {
     if !possible() {
         return None;
     }
+    allow_descriptors();
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("host");
     let _host = host::start(&socket);
@@ -60,6 +61,13 @@ fn play(name: &str, part: fn()) -> Option<String> {
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && text.contains("1 passed"), "{text}");
     Some(text)
+}
+
+/// The host's part is played by this process, and what runs in the namespaces has the same limit.
+fn allow_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
 }
 
 fn namespaces(resolv: &Path) -> Command {

@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn a_module_that_keeps_still_times_out() {
         let (_dir, remote) = peer(Duration::from_millis(100), |stream| {
-            thread::sleep(Duration::from_secs(2));
+            thread::sleep(PATIENT);
             drop(stream);
         });
         assert!(matches!(exchange_error(&remote), FrameError::TimedOut));

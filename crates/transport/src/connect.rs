@@ -187,8 +187,10 @@ mod tests {
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert!(matches!(failure(Addr::Unix(path)).await, ConnectError::Refused { .. }));
         assert!(matches!(failure(Addr::Memory("nobody".into())).await, ConnectError::Refused { .. }));
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        assert!(matches!(failure(free.into()).await, ConnectError::Refused { .. }));
+        // Held and not listened at, so that nobody else gets it meanwhile.
+        let held = tokio::net::TcpSocket::new_v4().unwrap();
+        held.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        assert!(matches!(failure(held.local_addr().unwrap().into()).await, ConnectError::Refused { .. }));
     }
 
     #[tokio::test]
@@ -219,7 +221,7 @@ mod tests {
         let addr = Addr::Unix(path);
         let _first = Stream::connect(&addr, SOON).await.unwrap();
         assert!(matches!(failure(addr.clone()).await, ConnectError::TimedOut { .. }));
-        let waiting = tokio::spawn(async move { Stream::connect(&addr, Duration::from_secs(10)).await });
+        let waiting = tokio::spawn(async move { Stream::connect(&addr, Duration::from_secs(60)).await });
         tokio::time::sleep(Duration::from_millis(20)).await;
         rustix::net::accept(&socket).unwrap();
         waiting.await.unwrap().unwrap();

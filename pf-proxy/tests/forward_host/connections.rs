@@ -1,6 +1,6 @@
 //! TCP connections, and what is told of those that are not made.
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 use super::*;
 
@@ -45,9 +45,10 @@ async fn names_are_resolved_here_and_their_families_tried_in_turns() {
 
 #[tokio::test]
 async fn a_closed_port_is_refused_and_an_unknown_name_not_found() {
-    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    // Held, and not listened at: nobody else gets the port meanwhile.
+    let closed = TcpSocket::new_v4().unwrap();
+    closed.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let port = closed.local_addr().unwrap().port();
-    drop(closed);
     let host = start(&["*:*", "127.0.0.1:*"], &[]).await;
     assert_eq!(status(&host, &format!("127.0.0.1:{port}")).await, (Status::Refused, ip("127.0.0.1")));
     assert_eq!(status(&host, "nowhere.example:443").await, (Status::NameNotFound, None));

@@ -51,9 +51,8 @@ async fn only_the_peer_is_heard() {
 
 #[tokio::test]
 async fn a_port_that_nobody_has_is_told() {
-    let closed = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let closed = deaf().await;
     let target = format!("udp:{}", closed.local_addr().unwrap());
-    drop(closed);
     let host = start(&["udp:127.0.0.1:*"], &[]).await;
     let (mut stream, _) = ask(&host, &request(&target)).await;
     send(&mut stream, b"anybody?").await;
@@ -72,8 +71,15 @@ async fn an_association_ends_with_its_stream_and_with_silence() {
     timeout(PATIENCE, silent.read_to_end(&mut rest)).await.unwrap().unwrap();
     assert!(rest.is_empty());
 
+    let place = async {
+        while status(&host, &target).await.0 == Status::Busy {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, place).await.expect("the silent one's place is free");
+    let host = start(&["udp:127.0.0.1:*"], &[]).await;
     let (mut nonsense, reply) = ask(&host, &request(&target)).await;
-    assert_eq!(reply.status, Status::Connected, "the silent one's place is free");
+    assert_eq!(reply.status, Status::Connected);
     nonsense.write_all(&[0xff, 0xff]).await.unwrap();
     timeout(PATIENCE, nonsense.read_to_end(&mut rest)).await.unwrap().unwrap();
     assert!(rest.is_empty());

@@ -125,6 +125,14 @@ fn resolved(name: &str, address: &str, port: u16) -> Request {
     Request::Connect { protocol: Protocol::Tcp, destination, port, timeout_ms: 0 }
 }
 
+/// A UDP socket whose port answers nobody: it is connected to a port that never says anything, so that what others send is
+/// for nobody. It keeps the port from those who would answer.
+async fn deaf() -> tokio::net::UdpSocket {
+    let deaf = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    deaf.connect("127.0.0.1:9").await.unwrap();
+    deaf
+}
+
 fn ip(text: &str) -> Option<IpAddr> {
     Some(text.parse().unwrap())
 }

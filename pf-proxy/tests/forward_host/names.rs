@@ -41,9 +41,14 @@ async fn a_name_does_not_rebind_to_a_special_address() {
 
 #[tokio::test]
 async fn of_several_addresses_only_those_that_are_allowed_are_tried() {
-    let trap = TcpListener::bind("127.0.0.2:0").await.unwrap();
-    let port = trap.local_addr().unwrap().port();
-    let server = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+    let (trap, server, port) = loop {
+        let trap = TcpListener::bind("127.0.0.2:0").await.unwrap();
+        let port = trap.local_addr().unwrap().port();
+        // Somebody else may have it at that address.
+        if let Ok(server) = TcpListener::bind(("127.0.0.1", port)).await {
+            break (trap, server, port);
+        }
+    };
     let host =
         start(&["*:*", "127.0.0.1:*"], &[("mixed.example", &["127.0.0.2", "169.254.169.254", "127.0.0.1"])])
             .await;

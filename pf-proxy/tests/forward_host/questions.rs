@@ -105,9 +105,8 @@ async fn questions_about_names_that_are_not_allowed_are_refused() {
 
 #[tokio::test]
 async fn without_a_server_the_answer_is_a_failure() {
-    let closed = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let closed = deaf().await;
     let addr = closed.local_addr().unwrap();
-    drop(closed);
     let (host, _dir) = start_with(&addr.to_string(), &["*.example:443"]).await;
     let (mut stream, _) = ask(&host, &Request::Resolve).await;
     put(&mut stream, &question(4, "a.example")).await;

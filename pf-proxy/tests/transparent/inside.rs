@@ -41,16 +41,20 @@ pub(crate) fn with_way_out(part: fn()) {
         max_connections: 4096,
     };
     let (ready, is_ready) = mpsc::channel();
-    thread::spawn(move || {
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let serving = thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let way_out = Transparent::set_up(config).unwrap();
             ready.send(()).unwrap();
-            way_out.run(std::future::pending()).await.unwrap();
+            way_out.run(async { drop(stopped.await) }).await.unwrap();
         });
     });
     is_ready.recv_timeout(LIMIT).unwrap();
     part();
+    // With its end every record is written.
+    drop(stop);
+    serving.join().unwrap();
 }
 
 /// The addresses of a name at a port, by the system's resolver.
@@ -139,7 +143,10 @@ pub(crate) fn bytes_arrive_exactly_and_an_end_is_passed_on() {
 
 pub(crate) fn a_thousand_connections_at_once() {
     let address = of_version("echo.test", 443, false);
-    let mut open: Vec<_> = (0..1000).map(|_| connect(address)).collect();
+    // The host outside has six descriptors for each.
+    let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    let count = 1000.min(usize::try_from(most / 8).unwrap());
+    let mut open: Vec<_> = (0..count).map(|_| connect(address)).collect();
     for (i, stream) in open.iter_mut().enumerate() {
         stream.write_all(&bytes(i as u64, 100)).unwrap();
     }
@@ -209,13 +216,17 @@ pub(crate) fn datagrams_of_every_size_come_back() {
         // Many in a row, as QUIC sends them before it hears of losses (RFC 9002, section 7.2, has 10). More at once than the
         // sockets on the way have room for would measure their buffers. Some may be lost, none may be changed.
         let mut back = 0;
+        let mut sent = HashSet::new();
+        socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
         for burst in 0..20 {
-            let sent: HashSet<Vec<u8>> = (0..10).map(|i| bytes(1000 + 10 * burst + i, 1350)).collect();
-            for payload in &sent {
-                socket.send(payload).unwrap();
+            for i in 0..10 {
+                let payload = bytes(1000 + 10 * burst + i, 1350);
+                socket.send(&payload).unwrap();
+                sent.insert(payload);
             }
             let mut received = [0; 2000];
-            for _ in 0..sent.len() {
+            // Once nothing comes any more, the rest of a burst is lost, or late and counted with the next.
+            for _ in 0..10 {
                 let Ok(count) = socket.recv(&mut received) else { break };
                 assert!(sent.contains(&received[..count]));
                 back += 1;
@@ -309,8 +320,6 @@ pub(crate) fn connections_of_every_kind() {
     assert_eq!(errno(of_version("refused.test", 443, false)), ECONNREFUSED);
     assert_eq!(errno("203.0.113.9:443".parse().unwrap()), EHOSTUNREACH);
     assert!(("evil.example", 443).to_socket_addrs().is_err());
-    // The record of the first is written when it has ended on both sides.
-    thread::sleep(Duration::from_millis(500));
 }
 
 pub(crate) fn a_program_off_the_shelf_fetches_a_page() {

@@ -3,7 +3,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::*;
 use crate::coalesce::Coalesced;
 
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(60);
 
 fn unix(dir: &tempfile::TempDir, name: &str) -> Addr {
     Addr::Unix(dir.path().join(name))
