@@ -7,9 +7,10 @@ mod support;
 
 use std::{
     fs,
-    net::{TcpListener, TcpStream},
+    io::{BufRead, BufReader},
     path::Path,
     process::{Child, Command, Stdio},
+    sync::mpsc,
     thread,
     time::Duration,
 };
@@ -84,11 +85,9 @@ impl Registry {
             }
         }
         let dir = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let host = format!("127.0.0.1:{port}");
         let storage = dir.path().join("storage").display().to_string();
         let mut config = format!(
-            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {storage}}}}}\nhttp: {{addr: {host}}}\n"
+            "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {storage}}}}}\nhttp: {{addr: 127.0.0.1:0}}\n"
         );
         if with_password {
             let file = dir.path().join("htpasswd");
@@ -99,21 +98,27 @@ impl Registry {
         }
         let path = dir.path().join("config.yml");
         fs::write(&path, config).unwrap();
-        let process = Command::new("docker-registry")
+        let mut process = Command::new("docker-registry")
             .arg("serve")
             .arg(&path)
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let registry = Self { process, host, dir };
-        for _ in 0..200 {
-            if TcpStream::connect(&registry.host).is_ok() {
-                return Some(registry);
+        let said = BufReader::new(process.stderr.take().unwrap());
+        let (sender, host) = mpsc::channel();
+        // To the end: a registry whose log nobody reads would stand still.
+        thread::spawn(move || {
+            for line in said.lines().map_while(Result::ok) {
+                if let Some((_, rest)) = line.split_once("listening on ") {
+                    let host = rest.split(|c: char| c != '.' && c != ':' && !c.is_ascii_digit()).next();
+                    let _ = sender.send(host.unwrap_or_default().to_owned());
+                }
             }
-            thread::sleep(Duration::from_millis(50));
-        }
-        panic!("docker-registry does not listen");
+        });
+        let mut registry = Self { process, host: String::new(), dir };
+        registry.host = host.recv_timeout(Duration::from_secs(60)).expect("docker-registry listens");
+        Some(registry)
     }
 
     fn push(&self, layout: &Path, name: &str) {

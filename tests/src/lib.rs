@@ -19,7 +19,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// The longest any single command may take.
-pub const LIMIT: Duration = Duration::from_secs(120);
+pub const LIMIT: Duration = Duration::from_secs(300);
 
 /// Folders and commands of one test.
 #[derive(Debug)]
@@ -240,7 +240,7 @@ pub fn hello_manifest(name: &str) -> String {
 /// The body of a plain HTTP answer.
 pub fn http_get(address: &str, path: &str) -> String {
     let mut stream = TcpStream::connect(address).expect("the port answers");
-    stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout can be set");
+    stream.set_read_timeout(Some(LIMIT)).expect("a timeout can be set");
     write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
         .expect("the request is sent");
     let mut answer = String::new();

@@ -106,17 +106,20 @@ async fn a_signal_overtakes_input_that_nobody_reads() {
 #[tokio::test]
 async fn input_for_a_program_that_reads_none_is_dropped() {
     let world = World::new();
-    let mut client = world.ask(&run("exec <&-; echo closed; sleep 0.2; exit 4")).await;
+    let (gate, wait) = world.gate();
+    let mut client = world.ask(&run(&format!("exec <&-; echo closed; {wait}; exit 4"))).await;
     client.until("closed").await;
     client.send(Kind::Stdin, &[7; 32_768]).await;
     client.send(Kind::StdinEnd, b"").await;
+    std::fs::write(gate, "").unwrap();
     assert_eq!(client.outcome().await.status(), 4);
 }
 
 #[tokio::test]
 async fn a_program_that_takes_too_long_is_ended_with_all_it_started() {
     let marker = marker();
-    let timeout_ms = NonZeroU64::new(300);
+    // Long enough for a shell to start and speak on a machine that is busy.
+    let timeout_ms = NonZeroU64::new(3000);
     let script = format!("echo before; sleep {marker} & sleep {marker}");
     let request = Request::Run(Run { timeout_ms, ..run_of(&script) });
     let outcome = World::new().ask(&request).await.outcome().await;

@@ -83,6 +83,14 @@ impl World {
         self.directory.path().join("control")
     }
 
+    /// A file that is not there yet, and the words of a shell that wait for it: so a program goes on when a test says so,
+    /// and not after a time.
+    pub(crate) fn gate(&self) -> (PathBuf, String) {
+        let file = self.directory.path().join("gate");
+        let wait = format!("while [ ! -e {} ]; do sleep 0.02; done", file.display());
+        (file, wait)
+    }
+
     pub(crate) fn pcr17(&self) -> nsm::PcrState {
         self.module.describe_pcr(PcrIndex::new(17_u8).unwrap()).unwrap()
     }
@@ -179,7 +187,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     }
 
     pub(crate) async fn next(&mut self) -> Option<Frame> {
-        let next = tokio::time::timeout(Duration::from_secs(30), self.reader.next()).await;
+        let next = tokio::time::timeout(Duration::from_secs(60), self.reader.next()).await;
         next.expect("the server answers").unwrap()
     }
 
@@ -211,7 +219,7 @@ pub(crate) async fn outcome<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> Outcome {
     let mut outcome = Outcome::default();
     loop {
-        let next = tokio::time::timeout(Duration::from_secs(30), reader.next()).await;
+        let next = tokio::time::timeout(Duration::from_secs(60), reader.next()).await;
         let Some(Frame { kind, payload }) = next.expect("the server answers").unwrap() else {
             return outcome;
         };
@@ -258,9 +266,9 @@ pub(crate) fn processes_with(marker: &str) -> usize {
     entries.filter_map(command).filter(|line| String::from_utf8_lossy(line).contains(marker)).count()
 }
 
-/// Waits until `holds`; fails after half a minute.
+/// Waits until `holds`; fails after a minute.
 pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    for _ in 0..3000 {
+    for _ in 0..6000 {
         if holds() {
             return;
         }

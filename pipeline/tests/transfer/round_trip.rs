@@ -268,15 +268,17 @@ fn a_file_that_changes_while_it_is_sent_is_an_error() {
     let (root, local) = (folder.path().join("root"), folder.path().join("local"));
     fs::create_dir(&root).unwrap();
     fs::write(&local, noise(2 << 20, 4)).unwrap();
+    // Long ago, or the system's clock may not have moved on when it is changed.
+    set_mtime(&local, 1_000_000, 0);
     let refused = runtime().block_on(async {
-        // The line holds little, so the sender is in the middle when the first bytes have arrived.
-        let (mut stream, serving, record) = connect(&root, &["/"], Line::Pieces(1024));
+        let (mut stream, serving, record) = connect(&root, &["/"], Line::Hold(10_000));
         let job = Job::new("send-file", &root, &local, "/file");
         let changing = async {
             while record.lock().unwrap().up.len() < 10_000 {
                 tokio::time::sleep(std::time::Duration::from_millis(1)).await;
             }
             fs::OpenOptions::new().write(true).open(&local).unwrap().write_all_at(b"x", 0).unwrap();
+            record.lock().unwrap().go_on = true;
         };
         let (refused, ()) = tokio::join!(job.ask(&mut stream, Meter::default()), changing);
         drop(stream);
@@ -294,17 +296,17 @@ fn a_second_transfer_of_the_same_file_waits_for_nobody() {
     fs::create_dir(&root).unwrap();
     fs::write(&local, noise(2 << 20, 4)).unwrap();
     runtime().block_on(async {
-        let (slow, serving, _) = connect(&root, &["/"], Line::Pieces(1024));
+        let (mut held, serving, record) = connect(&root, &["/"], Line::Hold(10_000));
         let first = tokio::spawn({
             let job = Job::new("send-file", &root, &local, "/file");
-            let mut slow = slow;
-            async move { job.ask(&mut slow, Meter::default()).await }
+            async move { job.ask(&mut held, Meter::default()).await }
         });
         while partials(&root).is_empty() {
             tokio::time::sleep(std::time::Duration::from_millis(1)).await;
         }
         let second = Job::new("send-file", &root, &local, "/file").run(Line::Pieces(1 << 16)).await;
         assert!(second.refused().contains("/file: another transfer of this file is under way"));
+        record.lock().unwrap().go_on = true;
         first.await.unwrap().unwrap();
         serving.await.unwrap().unwrap();
     });

@@ -29,7 +29,7 @@ use tokio::{
 };
 
 /// Longer than any step takes on a slow machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The line between client and server.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +40,8 @@ pub(crate) enum Line {
     CutUp(usize),
     /// Cut when so many bytes went from the server to the client.
     CutDown(usize),
+    /// Still when so many bytes went from the client to the server, until [`Record::go_on`].
+    Hold(usize),
 }
 
 /// What went over the line.
@@ -47,6 +49,8 @@ pub(crate) enum Line {
 pub(crate) struct Record {
     pub(crate) up: Vec<u8>,
     pub(crate) down: Vec<u8>,
+    /// Set to let a line that is still go on.
+    pub(crate) go_on: bool,
 }
 
 pub(crate) fn runtime() -> tokio::runtime::Runtime {
@@ -94,15 +98,31 @@ pub(crate) fn connect(
 
 async fn relay(near: DuplexStream, far: DuplexStream, line: Line, record: Arc<Mutex<Record>>) {
     let (up, down) = match line {
-        Line::Pieces(_) => (usize::MAX, usize::MAX),
+        Line::Pieces(_) | Line::Hold(_) => (usize::MAX, usize::MAX),
         Line::CutUp(count) => (count, usize::MAX),
         Line::CutDown(count) => (usize::MAX, count),
     };
     let (near_in, near_out) = tokio::io::split(near);
     let (far_in, far_out) = tokio::io::split(far);
-    let upward = forward(near_in, far_out, up, |bytes| record.lock().unwrap().up.extend_from_slice(bytes));
-    let downward =
-        forward(far_in, near_out, down, |bytes| record.lock().unwrap().down.extend_from_slice(bytes));
+    let upward = async {
+        let mut near_in = near_in;
+        let mut far_out = far_out;
+        if let Line::Hold(count) = line {
+            let held =
+                forward(&mut near_in, &mut far_out, count, |bytes| record.lock().unwrap().up.extend(bytes));
+            held.await;
+            while !record.lock().unwrap().go_on {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+        let seen = |bytes: &[u8]| record.lock().unwrap().up.extend_from_slice(bytes);
+        forward(&mut near_in, &mut far_out, up, seen).await
+    };
+    let downward = async {
+        let (mut far_in, mut near_out) = (far_in, near_out);
+        let seen = |bytes: &[u8]| record.lock().unwrap().down.extend_from_slice(bytes);
+        forward(&mut far_in, &mut near_out, down, seen).await
+    };
     tokio::pin!(upward, downward);
     // An end in one direction leaves the other; a cut takes both.
     tokio::select! {
@@ -113,8 +133,8 @@ async fn relay(near: DuplexStream, far: DuplexStream, line: Line, record: Arc<Mu
 
 /// Whether the line was cut, and did not end.
 async fn forward(
-    mut from: tokio::io::ReadHalf<DuplexStream>,
-    mut to: tokio::io::WriteHalf<DuplexStream>,
+    from: &mut tokio::io::ReadHalf<DuplexStream>,
+    to: &mut tokio::io::WriteHalf<DuplexStream>,
     mut left: usize,
     mut seen: impl FnMut(&[u8]),
 ) -> bool {

@@ -56,16 +56,19 @@ fn ask_program(program: &str, server: &str, timeout: Duration) -> io::Result<Opt
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::PermissionsExt};
-
     use super::*;
 
     /// A helper that runs this script.
     fn ask_script(script: &str, timeout: Duration) -> io::Result<Option<Credentials>> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("docker-credential-test");
-        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        // Written by another process: what this one has open for writing, a process that another test starts at that moment
+        // has open too, and what is open for writing cannot be run.
+        let mut install = Command::new("install");
+        install.args(["-m", "755", "/dev/stdin"]).arg(&path);
+        let text = format!("#!/bin/sh\n{script}\n");
+        let written = hold(&mut install, text.as_bytes(), 0, TIMEOUT).unwrap().unwrap();
+        assert!(written.status.success());
         ask_program(path.to_str().unwrap(), "r.example:5000", timeout)
     }
 

@@ -59,7 +59,8 @@ fn serve_answer(api: &Path, status: StatusCode, body: &'static str) {
 async fn greets_with_its_name_and_uptime() {
     let (status, greeting) = get(agent(Path::new("/nowhere")), "/").await;
     assert_eq!(status, StatusCode::OK);
-    assert_eq!(greeting, json!({"greeting": GREETING, "name": "a-name", "uptime_seconds": 0}));
+    assert!(greeting["uptime_seconds"].as_u64().is_some_and(|seconds| seconds < 60), "{greeting}");
+    assert_eq!((&greeting["greeting"], &greeting["name"]), (&json!(GREETING), &json!("a-name")));
 }
 
 #[tokio::test]
