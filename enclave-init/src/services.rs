@@ -1,9 +1,9 @@
 //! From the measured manifest to what has to be started: the framework's daemons, then the services.
 
-use std::{ffi::OsString, path::Path, time::Duration};
+use std::{cmp::Reverse, ffi::OsString, path::Path, time::Duration};
 
 use egress::EGRESS_PORT;
-use manifest::{DEFAULT_STOP_TIMEOUT_S, Measured, Readiness, Restart, Service, StopSignal};
+use manifest::{DEFAULT_STOP_TIMEOUT_S, Measured, Publish, Readiness, Restart, Service, StopSignal};
 use sys::pid1::Launch;
 
 use crate::{
@@ -100,14 +100,34 @@ fn daemons(measured: &Measured, place: &Place) -> Vec<Unit> {
         daemons.push(way_out);
     }
     if !measured.publish.is_empty() {
-        let mut words = vec!["reverse".to_owned()];
-        for port in &measured.publish {
-            let listen = place.guest(port.get().into());
-            words.extend(["--route".to_owned(), format!("{listen}=tcp://127.0.0.1:{port}")]);
-        }
-        daemons.push(daemon("pf-proxy", words));
+        daemons.push(daemon("pf-proxy", ways_in(&measured.publish, place)));
     }
     daemons
+}
+
+/// What the proxy of published ports is told.
+fn ways_in(publish: &[Publish], place: &Place) -> Vec<String> {
+    let mut words = vec!["reverse".to_owned()];
+    let mut with_header = Vec::new();
+    // The proxy takes the first name that fits, so what says more comes first.
+    let mut named = Vec::new();
+    for entry in publish {
+        let listen = place.guest(entry.port.get().into()).to_string();
+        let route = format!("{listen}=tcp://127.0.0.1:{}", entry.target);
+        match &entry.sni {
+            None => words.extend(["--route".to_owned(), route]),
+            Some(name) => {
+                named.push((name.starts_with("*."), Reverse(name.len()), format!("{name}={route}")))
+            }
+        }
+        if entry.proxy_protocol && !with_header.contains(&listen) {
+            with_header.push(listen);
+        }
+    }
+    named.sort();
+    words.extend(named.into_iter().flat_map(|(_, _, text)| ["--server-name".to_owned(), text]));
+    words.extend(with_header.into_iter().flat_map(|listen| ["--pass-proxy".to_owned(), listen]));
+    words
 }
 
 /// A daemon is another applet of this very program.
@@ -172,7 +192,7 @@ mod tests {
             egress: None,
             monitor: None,
             name: "demo".into(),
-            publish: vec![port(80), port(8080)],
+            publish: vec![port(80).into(), port(8080).into()],
             services: Vec::new(),
             version: 1,
         }
@@ -197,6 +217,30 @@ mod tests {
         );
         let local = words(&Place::Local("/d".into()));
         assert!(local[0].starts_with("ra-web-srv --listen unix:/d/guest_8443 "), "{local:?}");
+    }
+
+    #[test]
+    fn published_ports_are_what_the_manifest_says_of_them() {
+        let port = |port: u16| NonZeroU16::new(port).unwrap();
+        let named = |name: &str, target| Publish {
+            sni: Some(name.into()),
+            target: port(target),
+            proxy_protocol: true,
+            ..Publish::plain(port(443))
+        };
+        let publish = [
+            Publish { proxy_protocol: true, ..Publish::plain(port(443)) },
+            named("*.example.org", 1),
+            named("a.b.example.org", 2),
+            named("*.b.example.org", 3),
+        ];
+        assert_eq!(
+            ways_in(&publish, &Place::Machine).join(" "),
+            "reverse --route vsock://any:443=tcp://127.0.0.1:443 \
+             --server-name a.b.example.org=vsock://any:443=tcp://127.0.0.1:2 \
+             --server-name *.b.example.org=vsock://any:443=tcp://127.0.0.1:3 \
+             --server-name *.example.org=vsock://any:443=tcp://127.0.0.1:1 --pass-proxy vsock://any:443"
+        );
     }
 
     #[test]

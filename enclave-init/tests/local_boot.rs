@@ -28,7 +28,7 @@ use enclave_init::{
     HEARTBEAT_BYTE,
     event::{Cause, Event, Exit, Health, LogStream, Outcome, Record, ServiceState},
 };
-use manifest::{Healthcheck, Measured, OnUnhealthy, Readiness, Restart, Service, StopSignal};
+use manifest::{Healthcheck, Measured, OnUnhealthy, Publish, Readiness, Restart, Service, StopSignal};
 use nsm::{
     Pcr, PcrIndex, Provider,
     sim::{DevelopmentRoot, ServerHandle, SimulatedNsm, serve_module},
@@ -115,7 +115,7 @@ fn reports_every_line_in_order_and_the_exact_exit_status() {
 
 fn measures_the_manifest_before_anything_starts() {
     let mut manifest = measured(&[app("main", "exit 0")]);
-    manifest.publish = vec![8080.try_into().unwrap()];
+    manifest.publish = vec![Publish::plain(8080.try_into().unwrap())];
     let mut enclave = Enclave::with_manifest(&manifest.to_canonical_json(), true);
     let records = enclave.until_exit();
     let digest = sha384(&manifest.to_canonical_json());

@@ -144,6 +144,9 @@ pub(crate) struct RunArgs {
     /// Publish every port the image names, the attestation server's among them, under the same number on 127.0.0.1.
     #[arg(short = 'P', long, conflicts_with = "publish")]
     pub(crate) publish_all: bool,
+    /// Where to serve metrics of the published ports and the way out for Prometheus, as tcp://127.0.0.1:9400: GET /metrics.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) metrics: Option<transport::Addr>,
     /// Of what the image's [egress] allows, allow this only, as in api.example.com:443. Repeatable.
     #[arg(long, value_name = "RULE")]
     pub(crate) egress_allow: Vec<egress::Rule>,

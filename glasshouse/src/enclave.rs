@@ -96,7 +96,7 @@ struct Services {
 async fn way_out(plan: &Plan, fabric: &Fabric) -> Result<Option<Host>> {
     let Some(guard) = plan.way_out.clone() else { return Ok(None) };
     let addr = fabric.host_addr(egress::EGRESS_PORT);
-    Ok(Some(Host::bind(&addr, guard, HostOptions::default()).await?))
+    Ok(Some(Host::bind(&addr, guard, HostOptions::default()).await?.counted_by(&plan.registry)))
 }
 
 fn serve_way_out(way_out: Option<Host>, tasks: &mut JoinSet<()>) {

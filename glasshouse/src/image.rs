@@ -69,6 +69,6 @@ impl Image {
 
     /// Every port the enclave answers on, the attestation server's first.
     pub(crate) fn ports(&self) -> impl Iterator<Item = NonZeroU16> + '_ {
-        self.manifest.attestation.map(|a| a.port).into_iter().chain(self.manifest.publish.iter().copied())
+        self.manifest.attestation.map(|a| a.port).into_iter().chain(self.manifest.published_ports())
     }
 }

@@ -9,12 +9,17 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use enclave_init::event::{Event, Record, ServiceState};
-use pf_proxy::{Options, Reverse, Route, host::Guard};
+use pf_proxy::{
+    Options, Reverse,
+    host::Guard,
+    ingress::{ProxyHeader, RouteConfig},
+    metrics::{self, Registry},
+};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::{Instant, sleep_until, timeout},
 };
-use transport::Addr;
+use transport::{Addr, Listener};
 
 use crate::{
     backend,
@@ -49,6 +54,10 @@ pub(crate) struct Plan {
     pub(crate) publish: Vec<Publish>,
     /// What this machine lets the enclave reach; `None` if the image has no way out.
     pub(crate) way_out: Option<Guard>,
+    /// Where what `registry` holds is served, if anywhere.
+    pub(crate) metrics: Option<Addr>,
+    /// What is counted of published ports and the way out.
+    pub(crate) registry: Registry,
     pub(crate) memory_mib: u64,
     pub(crate) cpus: u64,
     pub(crate) cid: Option<u32>,
@@ -116,6 +125,8 @@ fn plan(args: &RunArgs) -> Result<Plan> {
         backend: choice.kind,
         publish,
         way_out,
+        metrics: args.metrics.clone(),
+        registry: Registry::default(),
         memory_mib,
         cpus: args.cpus.unwrap_or(image.cpus),
         cid: args.cid,
@@ -248,7 +259,10 @@ async fn watch(
 ) -> Result<u8> {
     let started = Instant::now();
     // Bound now, so that a port in use is known at once; served when there is somebody to answer.
-    let published = publish(&plan.publish, &enclave.fabric)?;
+    let published = publish(plan, &enclave.fabric)?;
+    if let Some(addr) = &plan.metrics {
+        tokio::spawn(metrics::serve(Listener::bind(addr).await?, plan.registry.clone()));
+    }
     instance.publish = bound(&plan.publish, &published);
     instance.control = control_channel(plan, &enclave.fabric);
     // Operators can enter before the application is ready, and may have to.
@@ -363,12 +377,17 @@ fn control_channel(plan: &Plan, fabric: &Fabric) -> Option<String> {
 }
 
 /// Binds the ports of this machine that lead to the enclave.
-fn publish(ports: &[Publish], fabric: &Fabric) -> Result<Reverse> {
-    let route = |port: &Publish| Route {
-        listen: Addr::Tcp(port.host.to_string()),
-        target: fabric.enclave_addr(port.enclave.get()),
+fn publish(plan: &Plan, fabric: &Fabric) -> Result<Reverse> {
+    let entries = &plan.image.manifest.publish;
+    let route = |port: &Publish| {
+        let wants_header = entries.iter().any(|entry| entry.port == port.enclave && entry.proxy_protocol);
+        let plain =
+            RouteConfig::plain(Addr::Tcp(port.host.to_string()), fabric.enclave_addr(port.enclave.get()));
+        let proxy_header = if wants_header { ProxyHeader::Send } else { ProxyHeader::Off };
+        RouteConfig { name: format!("{}:{}", plan.name, port.enclave), proxy_header, ..plain }
     };
-    Ok(Reverse::bind(&ports.iter().map(route).collect::<Vec<_>>(), &Options::default())?)
+    let routes = plan.publish.iter().map(route).collect();
+    Ok(Reverse::bind_routes(routes, &Options::default(), plan.registry.clone())?)
 }
 
 /// The published ports with the numbers that the system chose for port 0.

@@ -103,6 +103,7 @@ enum RawHeader {
     Off,
     Send,
     Accept,
+    Pass,
 }
 
 #[derive(Debug, Deserialize)]
@@ -172,6 +173,7 @@ impl TryFrom<RawRoute> for RouteConfig {
                 RawHeader::Off => ProxyHeader::Off,
                 RawHeader::Send => ProxyHeader::Send,
                 RawHeader::Accept => ProxyHeader::Accept,
+                RawHeader::Pass => ProxyHeader::Pass,
             },
             max_connections: positive("route.max_connections", raw.max_connections)?,
             max_per_source: positive("route.max_per_source", raw.max_per_source)?,

@@ -8,12 +8,13 @@ use transport::{Addr, Cid};
 use crate::{
     host::{Guard, HostOptions},
     image_policy::{self, LoadError},
+    serve::vsock_side,
 };
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct ForwardHostArgs {
     /// Where the enclave's requests arrive: its host's vsock port 9200, as in vsock://any:9200 or hybrid:/path:9200
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(short = 'v', long, visible_alias = "vsock-addr", value_name = "ADDRESS", value_parser = vsock_side)]
     listen: Addr,
 
     #[command(flatten)]
@@ -42,6 +43,10 @@ pub(crate) struct ForwardHostArgs {
     /// How many seconds an association may be silent
     #[arg(long, value_name = "S", default_value_t = 120, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     udp_idle: u32,
+
+    /// Where to serve metrics for Prometheus, as GET /metrics
+    #[arg(long, value_name = "ADDR")]
+    metrics: Option<Addr>,
 
     /// Where the DNS servers stand that questions are put to
     #[arg(long, value_name = "FILE", default_value = "/etc/resolv.conf")]
@@ -100,6 +105,10 @@ impl ForwardHostArgs {
 
     pub(crate) fn guard(&self) -> Result<Guard, RulesError> {
         self.rules.guard()
+    }
+
+    pub(crate) fn metrics(&self) -> Option<&Addr> {
+        self.metrics.as_ref()
     }
 
     pub(crate) fn options(&self) -> HostOptions {

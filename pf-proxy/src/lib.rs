@@ -27,6 +27,7 @@ pub mod proxy_header;
 mod reverse;
 mod route;
 mod serve;
+mod sockets;
 pub mod transparent;
 
 pub use ingress::{Error, Options, Summary};

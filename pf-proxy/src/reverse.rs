@@ -28,6 +28,18 @@ impl Reverse {
         Ok(Self { ingress: Ingress::bind(routes, options, Registry::default())? })
     }
 
+    /// The same for routes with more to them, counted in `registry`.
+    ///
+    /// # Errors
+    /// As for [`Reverse::bind`].
+    pub fn bind_routes(
+        routes: Vec<RouteConfig>,
+        options: &Options,
+        registry: Registry,
+    ) -> Result<Self, Error> {
+        Ok(Self { ingress: Ingress::bind(routes, options, registry)? })
+    }
+
     /// Where clients can connect, in the order of the routes. A port that was 0 has its number here.
     pub fn local_addrs(&self) -> Vec<Addr> {
         self.ingress.local_addrs()

@@ -1,6 +1,7 @@
 //! The modes of the program that listen and carry: `reverse`, the plain pairs, and `run`.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -8,7 +9,7 @@ use transport::{Addr, Listener};
 
 use crate::cli::Failure;
 use crate::config::Config;
-use crate::ingress::{Ingress, Options, RouteConfig};
+use crate::ingress::{Ingress, NamePattern, NamedTarget, Options, ProxyHeader, RouteConfig};
 use crate::metrics::{self, Registry};
 use crate::{Route, descriptors};
 
@@ -48,8 +49,25 @@ struct CarryArgs {
 #[derive(Debug, clap::Args)]
 pub(crate) struct ReverseArgs {
     /// Where to listen and where to connect to; may be given more than once
-    #[arg(long = "route", value_name = "LISTEN=TARGET", required = true)]
+    #[arg(long = "route", value_name = "LISTEN=TARGET", required_unless_present = "server_names")]
     routes: Vec<Route>,
+
+    /// Where TLS clients go that ask for this name, or for one below it as in `*.example.org`; may be given more than once,
+    /// and the first that fits counts
+    #[arg(long = "server-name", value_name = "NAME=LISTEN=TARGET")]
+    server_names: Vec<NamedRoute>,
+
+    /// Where clients begin with a PROXY protocol header, which goes on to the target; who sends none is refused
+    #[arg(long, value_name = "LISTEN")]
+    pass_proxy: Vec<Addr>,
+
+    /// Where each connection to the target begins with a PROXY protocol header, which names the client
+    #[arg(long, value_name = "LISTEN")]
+    send_proxy: Vec<Addr>,
+
+    /// Where clients begin with a PROXY protocol header, which is taken off
+    #[arg(long, value_name = "LISTEN")]
+    accept_proxy: Vec<Addr>,
 
     #[command(flatten)]
     carry: CarryArgs,
@@ -86,7 +104,8 @@ fn ip_side(text: &str) -> Result<Addr, String> {
     format!("tcp://{text}").parse().map_err(|error| format!("{error}"))
 }
 
-fn vsock_side(text: &str) -> Result<Addr, String> {
+/// A vsock address as `CID:PORT`, or any address.
+pub(crate) fn vsock_side(text: &str) -> Result<Addr, String> {
     let is_pair = text.bytes().next().is_some_and(|byte| byte.is_ascii_digit()) || text.starts_with("any:");
     let text = if is_pair { format!("vsock://{text}") } else { text.to_owned() };
     text.parse().map_err(|error| format!("{error}"))
@@ -125,8 +144,57 @@ impl CarryArgs {
 
 /// `pf-proxy reverse`.
 pub(crate) async fn reverse(args: ReverseArgs) -> Result<(), Failure> {
-    let routes = args.routes.into_iter().map(RouteConfig::from).collect();
+    let routes = args.routes()?;
     serve(args.carry.plan(routes)).await
+}
+
+impl ReverseArgs {
+    /// One route for each address where something listens.
+    pub(crate) fn routes(&self) -> Result<Vec<RouteConfig>, Failure> {
+        let mut routes: Vec<RouteConfig> = self.routes.iter().cloned().map(RouteConfig::from).collect();
+        for NamedRoute { pattern, route } in &self.server_names {
+            let named = NamedTarget { pattern: pattern.clone(), target: route.target.clone() };
+            match routes.iter_mut().find(|other| other.listen == route.listen) {
+                Some(other) => other.named.push(named),
+                None => {
+                    let own = RouteConfig::from(route.clone());
+                    routes.push(RouteConfig { target: None, named: vec![named], ..own });
+                }
+            }
+        }
+        for (listens, header) in [
+            (&self.pass_proxy, ProxyHeader::Pass),
+            (&self.send_proxy, ProxyHeader::Send),
+            (&self.accept_proxy, ProxyHeader::Accept),
+        ] {
+            for listen in listens {
+                let route = routes.iter_mut().find(|route| route.listen == *listen);
+                let route = route.ok_or_else(|| Failure::NoListener { listen: listen.clone() })?;
+                if route.proxy_header != ProxyHeader::Off {
+                    return Err(Failure::TwoHeaders { listen: listen.clone() });
+                }
+                route.proxy_header = header;
+            }
+        }
+        Ok(routes)
+    }
+}
+
+/// A route for clients who ask for a name. As text `NAME=LISTEN=TARGET`.
+#[derive(Clone, Debug)]
+struct NamedRoute {
+    pattern: NamePattern,
+    route: Route,
+}
+
+impl FromStr for NamedRoute {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, route) = text.split_once('=').ok_or("expected NAME=LISTEN=TARGET")?;
+        let pattern = name.parse().map_err(|error| format!("{error}"))?;
+        Ok(Self { pattern, route: route.parse().map_err(|error| format!("{error}"))? })
+    }
 }
 
 /// `pf-proxy ip-to-vsock`.

@@ -111,6 +111,27 @@ async fn header_of_a_proxy_in_front_is_taken_off_however_it_comes() {
     assert!(is_closed(&mut other).await);
 }
 
+/// What the enclave does where the host tells who the client is, for several applications on one port.
+#[tokio::test]
+async fn header_of_a_proxy_in_front_is_passed_on_with_the_name_behind_it_looked_at() {
+    let place = Place::new();
+    let (default, one) = (place.server("default"), place.server("one"));
+    let named = vec![NamedTarget { pattern: "one.example".parse().unwrap(), target: place.unix("one") }];
+    let ingress =
+        place.start(RouteConfig { proxy_header: ProxyHeader::Pass, named, ..place.route("default") });
+    for (name, server) in [("one.example", &one), ("two.example", &default)] {
+        let mut client = connect(&ingress).await;
+        let sent = [proxy_header::encode(None), hello(name)].concat();
+        client.write_all(&sent).await.unwrap();
+        let mut received = vec![0; sent.len()];
+        soon(accept(server).await.read_exact(&mut received)).await.unwrap();
+        assert!(received == sent, "{name}");
+    }
+    let mut without = connect(&ingress).await;
+    without.write_all(&hello("one.example")).await.unwrap();
+    assert!(is_closed(&mut without).await, "a target that expects a header gets one");
+}
+
 /// A client that sends a byte now and then could hold its place for ever.
 #[tokio::test]
 async fn client_that_sends_its_header_byte_by_byte_for_ever_is_cut() {

@@ -137,6 +137,65 @@ fn routes_of_a_file_are_read_again_on_sighup_and_metrics_are_served() {
     assert_eq!(running.0.wait().unwrap().code(), Some(0));
 }
 
+/// What the host's end replies to a request for `target`, as in 127.0.0.1:80.
+fn asked(listen: &Path, target: &str) -> egress::wire::Status {
+    use egress::{Destination, Protocol, wire};
+    let (address, port) = target.rsplit_once(':').unwrap();
+    let request = wire::Request::Connect {
+        protocol: Protocol::Tcp,
+        destination: Destination::Address(address.parse().unwrap()),
+        port: port.parse().unwrap(),
+        timeout_ms: 0,
+    };
+    let mut stream = UnixStream::connect(listen).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(&request.encode()).unwrap();
+    let mut reply = [0; wire::REPLY_BYTES];
+    stream.read_exact(&mut reply).unwrap();
+    wire::Reply::decode(&reply).unwrap().status
+}
+
+#[test]
+fn rules_of_the_hosts_end_are_read_again_on_sighup_and_its_metrics_are_served() {
+    use egress::wire::Status;
+    let dir = tempfile::tempdir().unwrap();
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = server.local_addr().unwrap().to_string();
+    let [rules, listen, metrics] = ["rules.toml", "listen", "metrics"].map(|name| dir.path().join(name));
+    let write = |rule: &str| {
+        let manifest = "name = \"x\"\nimage.rootfs = \"r\"\napp.command = [\"/x\"]\n";
+        std::fs::write(&rules, format!("{manifest}[egress]\nallow = [\"{rule}\"]\n")).unwrap();
+    };
+    write("192.0.2.1:80");
+    let unix = |path: &Path| format!("unix:{}", path.display());
+    let (at, told) = (unix(&listen), unix(&metrics));
+    let words = ["forward-host", "-v", &at, "--manifest", rules.to_str().unwrap(), "--metrics", &told];
+    let mut running = start_ready_with(dir.path(), &words);
+    assert_eq!(asked(&listen, &target), Status::Denied);
+    let pid = Pid::from_child(&running.0);
+    write(&target);
+    kill_process(pid, Signal::HUP).unwrap();
+    let start = std::time::Instant::now();
+    while asked(&listen, &target) != Status::Connected {
+        assert!(start.elapsed() < PATIENCE, "the new rules are not asked");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    write("nonsense");
+    kill_process(pid, Signal::HUP).unwrap();
+    assert_eq!(asked(&listen, &target), Status::Connected);
+
+    let mut collector = UnixStream::connect(&metrics).unwrap();
+    collector.set_read_timeout(Some(PATIENCE)).unwrap();
+    collector.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    collector.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains("pf_proxy_egress_replies_total{status=\"connected\"} 2"), "{answer}");
+    assert!(answer.contains("pf_proxy_egress_replies_total{status=\"denied-by-host\"} "), "{answer}");
+    drop(server);
+    kill_process(pid, Signal::TERM).unwrap();
+    assert_eq!(running.0.wait().unwrap().code(), Some(0));
+}
+
 #[test]
 fn sigterm_waits_for_open_connections_and_only_so_long() {
     for (drain, is_left_open) in [("600", false), ("1", true)] {

@@ -204,7 +204,8 @@ fn build_and<D>(
         .map_err(|e| write_error(input, e))?;
     let eif_bytes = output.file().metadata().map_err(unwritable)?.len();
     let mut notes = intake.into_notes();
-    ports::note(&application.config.exposed_ports, &measured.publish, &mut notes);
+    let published: Vec<_> = measured.published_ports().collect();
+    ports::note(&application.config.exposed_ports, &published, &mut notes);
     let report = BuildReport {
         pcrs: registers(&measurements, &manifest),
         files,

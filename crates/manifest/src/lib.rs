@@ -15,6 +15,7 @@ mod health;
 mod keyed;
 mod measured;
 mod monitor;
+mod publish;
 mod reference;
 mod secret;
 mod signal;
@@ -28,6 +29,7 @@ pub use measured::{
     Service,
 };
 pub use monitor::{DEFAULT_SWEEP_S, Denied, DigestKind, Enforce, Monitor};
+pub use publish::Publish;
 pub use reference::{ImageReference, ImageVersion, ReferenceError};
 pub use secret::is_secret_name;
 pub use signal::StopSignal;

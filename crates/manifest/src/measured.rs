@@ -9,7 +9,8 @@ use std::{collections::BTreeMap, fmt, num::NonZeroU16, str::FromStr};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::{
-    Control, Egress, Healthcheck, Monitor, OnUnhealthy, RESERVED_PORTS, StopSignal, is_valid_name, secret,
+    Control, Egress, Healthcheck, Monitor, OnUnhealthy, Publish, RESERVED_PORTS, StopSignal, is_valid_name,
+    publish, secret,
 };
 
 /// The version this crate writes and the only one it reads.
@@ -42,8 +43,8 @@ pub struct Measured {
     pub monitor: Option<Monitor>,
     /// The image's name, also the enclave's host name.
     pub name: String,
-    /// TCP ports of the enclave's loopback that are reachable from outside, ascending.
-    pub publish: Vec<NonZeroU16>,
+    /// Ports that are reachable from outside, ascending by number and server name.
+    pub publish: Vec<Publish>,
     /// What init starts, in this order. The last is the main service: when it ends for good, the enclave ends.
     pub services: Vec<Service>,
     /// Version of this form: [`MEASURED_VERSION`].
@@ -182,6 +183,13 @@ impl Measured {
         self.services.last().expect("a checked manifest has at least one service")
     }
 
+    /// The numbers of the published ports, each once, ascending.
+    pub fn published_ports(&self) -> impl Iterator<Item = NonZeroU16> + '_ {
+        let before = std::iter::once(None).chain(self.publish.iter().map(|entry| Some(entry.port)));
+        let ports = self.publish.iter().map(|entry| entry.port).zip(before);
+        ports.filter(|(port, before)| Some(*port) != *before).map(|(port, _)| port)
+    }
+
     /// Checks the rules that hold between values.
     pub(crate) fn check(&self) -> Result<(), &'static str> {
         if !is_valid_name(&self.name) {
@@ -196,9 +204,7 @@ impl Measured {
                 return Err("two services have the same name");
             }
         }
-        if !self.publish.is_sorted_by(|a, b| a < b) {
-            return Err("published ports are not ascending and unique");
-        }
+        publish::check(&self.publish)?;
         if let Some(control) = &self.control {
             control.check()?;
         }
@@ -226,7 +232,7 @@ impl Measured {
         if attestation.is_some() && attestation == control {
             return Err("attestation and control have the same port");
         }
-        if self.publish.iter().any(|p| reserved(*p) || Some(*p) == attestation || Some(*p) == control) {
+        if self.published_ports().any(|p| reserved(p) || Some(p) == attestation || Some(p) == control) {
             return Err("a published port is one the framework uses");
         }
         Ok(())

@@ -12,13 +12,14 @@ use toml::Spanned;
 
 use crate::{
     Attestation, Control, DEFAULT_ATTESTATION_PORT, DEFAULT_STOP_TIMEOUT_S, Egress, Healthcheck,
-    ImageHealthcheck, MEASURED_VERSION, Measured, Monitor, RESERVED_PORTS, Readiness, Restart, Service,
-    StopSignal,
+    ImageHealthcheck, MEASURED_VERSION, Measured, Monitor, Publish, RESERVED_PORTS, Readiness, Restart,
+    Service, StopSignal,
     control::RawControl,
     egress::RawEgress,
     health::{HealthError, HealthOverrides, RawHealth},
     is_valid_name, keyed,
     monitor::RawMonitor,
+    publish::RawPublish,
     secret,
 };
 
@@ -43,8 +44,8 @@ pub struct Manifest {
     pub kernel: Option<PathBuf>,
     /// Defaults that `glasshouse run` passes to the hypervisor. Not measured: the host decides in the end.
     pub resources: Resources,
-    /// TCP ports published, ascending.
-    publish: Vec<NonZeroU16>,
+    /// Ports published, ascending.
+    publish: Vec<Publish>,
     attestation: Option<Attestation>,
     control: Option<Control>,
     egress: Option<Egress>,
@@ -434,12 +435,6 @@ struct RawResources {
     memory_mib: Option<Spanned<u32>>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawPublish {
-    port: Spanned<u16>,
-}
-
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawAttestation {
@@ -474,7 +469,7 @@ impl Raw {
             image: check_image(self.image)?,
             kernel: self.kernel,
             resources: self.resources.check()?,
-            publish: check_publish(self.publish, attestation, control.as_ref())?,
+            publish: RawPublish::check(self.publish, attestation, control.as_ref())?,
             attestation,
             control,
             egress: RawEgress::check(self.egress)?,
@@ -540,32 +535,6 @@ pub(crate) fn check_port(key: &str, port: &Spanned<u16>) -> Result<NonZeroU16, M
             ),
         )),
     }
-}
-
-fn check_publish(
-    raw: Vec<RawPublish>,
-    attestation: Option<Attestation>,
-    control: Option<&Control>,
-) -> Result<Vec<NonZeroU16>, Mistake> {
-    let mut ports = Vec::with_capacity(raw.len());
-    for RawPublish { port } in raw {
-        let number = check_port("publish.port", &port)?;
-        if attestation.is_some_and(|a| a.port == number) {
-            let text =
-                format!("`publish.port`: {number} is the attestation web server's and is published already");
-            return Err(mistake(&port, text));
-        }
-        if control.is_some_and(|c| c.port == number) {
-            let text = format!("`publish.port`: {number} is the control channel's");
-            return Err(mistake(&port, text));
-        }
-        if ports.contains(&number) {
-            return Err(mistake(&port, format!("`publish.port`: {number} stands there twice")));
-        }
-        ports.push(number);
-    }
-    ports.sort_unstable();
-    Ok(ports)
 }
 
 impl RawAttestation {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use manifest::{
     Healthcheck, ImageConfig, ImageFormat, ImageHealthcheck, ImageSource, Manifest, Measured, MeasuredError,
-    OnUnhealthy, Readiness, ResolveError, Restart, Service, StopSignal,
+    OnUnhealthy, Publish, Readiness, ResolveError, Restart, Service, StopSignal,
 };
 use proptest::prelude::*;
 
@@ -117,7 +117,7 @@ fn reads_every_key() {
     assert_eq!(manifest.kernel.as_deref(), Some("blobs".as_ref()));
 
     let measured = manifest.resolve(&image()).unwrap();
-    assert_eq!(measured.publish.iter().map(|p| p.get()).collect::<Vec<_>>(), [80, 8000]);
+    assert_eq!(measured.publish.iter().map(|p| p.port.get()).collect::<Vec<_>>(), [80, 8000]);
     assert_eq!(measured.attestation.unwrap().port.get(), 9443);
     assert_eq!(measured.services[0].command, ["/bin/migrate", "--all"]);
     let app = measured.main_service();
@@ -373,7 +373,7 @@ proptest! {
             egress: None,
             monitor: None,
             name: "x".into(),
-            publish: vec![port.try_into().unwrap()],
+            publish: vec![Publish::plain(port.try_into().unwrap())],
             services: vec![service],
             version: manifest::MEASURED_VERSION,
         };

@@ -18,6 +18,8 @@ use tokio::{
 };
 use transport::Relayed;
 
+use crate::sockets;
+
 thread_local! {
     /// Where the socket's datagrams arrive, so that an association that is silent holds no buffer.
     static ARRIVAL: RefCell<Vec<u8>> = RefCell::new(vec![0; MAX_DATAGRAM_BYTES]);
@@ -31,6 +33,7 @@ pub(crate) async fn associate(peer: SocketAddr) -> io::Result<UdpSocket> {
     let any: SocketAddr = if peer.is_ipv4() { ([0; 4], 0).into() } else { ([0_u16; 8], 0).into() };
     let socket = UdpSocket::bind(any).await?;
     socket.connect(peer).await?;
+    sockets::make_room(&socket);
     Ok(socket)
 }
 

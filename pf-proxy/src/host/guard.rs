@@ -3,6 +3,8 @@
 //! The enclave decides first, by its measured manifest, for those who trust the measurement. What is decided here
 //! protects the host and its network from the enclave, and can only be narrower.
 
+use std::sync::{Arc, PoisonError, RwLock};
+
 use egress::{Destination, Name, Policy, PolicyError, Protocol, Rule, Verdict};
 
 /// The policies of a host: every one of them has to allow a connection.
@@ -45,6 +47,25 @@ impl Guard {
     /// Whether a name may be asked for.
     pub fn permits_name(&self, name: &Name) -> bool {
         self.layers.iter().all(|layer| layer.permits_name(name))
+    }
+}
+
+/// The guard as it is now: it can be exchanged while it is asked. Clones are the same slot.
+#[derive(Clone, Debug)]
+pub struct GuardSlot(Arc<RwLock<Arc<Guard>>>);
+
+impl GuardSlot {
+    pub(super) fn new(guard: Guard) -> Self {
+        Self(Arc::new(RwLock::new(Arc::new(guard))))
+    }
+
+    /// Who is asked from now on. Connections that are open go on.
+    pub fn exchange(&self, guard: Guard) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(guard);
+    }
+
+    pub(super) fn current(&self) -> Arc<Guard> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

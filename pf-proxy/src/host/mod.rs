@@ -4,6 +4,7 @@
 //! or DNS questions. Every request is held against the [`Guard`], a name twice: before it is resolved, and with each
 //! address that it resolves to. Runs in `glasshouse run`, and on its own as `pf-proxy forward-host`.
 
+mod counts;
 mod datagrams;
 mod dial;
 mod guard;
@@ -15,8 +16,8 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
-    sync::{Arc, atomic::AtomicU64, atomic::Ordering},
-    time::Duration,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use egress::{
@@ -33,10 +34,11 @@ use tokio::{
 use tracing::Instrument;
 use transport::{Addr, Cid, Listener, Peer, RelayOptions, Stream, relay};
 
-pub use guard::Guard;
+pub use guard::{Guard, GuardSlot};
 pub use names::{Resolve, Resolving, SystemResolver};
 
-use crate::{Error, descriptors};
+use self::counts::Counts;
+use crate::{Error, descriptors, metrics::Registry};
 
 /// Requests that are being read at once, beside those that are carried.
 const LOBBY_PLACES: usize = 256;
@@ -80,9 +82,10 @@ impl Default for HostOptions {
 /// The host's end, bound and not yet served.
 pub struct Host {
     listener: Listener,
-    guard: Arc<Guard>,
+    guard: GuardSlot,
     resolver: Arc<dyn Resolve>,
     options: HostOptions,
+    counts: Counts,
 }
 
 impl std::fmt::Debug for Host {
@@ -117,7 +120,19 @@ impl Host {
     pub async fn bind(addr: &Addr, guard: Guard, options: HostOptions) -> Result<Self, Error> {
         let listener = Listener::bind(addr).await?;
         let resolver = Arc::new(SystemResolver::default());
-        Ok(Self { listener, guard: Arc::new(guard), resolver, options })
+        let counts = Counts::new(&Registry::default());
+        Ok(Self { listener, guard: GuardSlot::new(guard), resolver, options, counts })
+    }
+
+    /// Counts in `registry`.
+    #[must_use]
+    pub fn counted_by(self, registry: &Registry) -> Self {
+        Self { counts: Counts::new(registry), ..self }
+    }
+
+    /// The guard, to be exchanged while it is asked.
+    pub fn guard(&self) -> GuardSlot {
+        self.guard.clone()
     }
 
     /// Replaces the system's resolver.
@@ -143,11 +158,11 @@ impl Host {
     /// # Errors
     /// [`Error::Accept`] when the listener breaks. A failed request is not an error.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<HostSummary, Error> {
-        let Self { listener, guard, resolver, options } = self;
+        let Self { listener, guard, resolver, options, counts } = self;
         // Here and not sooner, so that what is started beside us before does not inherit it.
         descriptors::make_room(options.max_connections + LOBBY_PLACES);
         let grace = options.grace;
-        let hall = Arc::new(Hall::new(guard, resolver, options, listener.local_addr()));
+        let hall = Arc::new(Hall::new(guard, resolver, options, counts, listener.local_addr()));
         let (stop, stopped) = watch::channel(());
         let mut connections = JoinSet::new();
         let accepted = tokio::select! {
@@ -160,7 +175,7 @@ impl Host {
         if timeout(grace, drain).await.is_err() {
             tracing::warn!(connections = connections.len(), "closed while still open");
         }
-        Ok(hall.summary())
+        Ok(hall.counts.summary())
     }
 }
 
@@ -188,7 +203,7 @@ async fn accept(
 
 /// What all requests share.
 struct Hall {
-    guard: Arc<Guard>,
+    guard: GuardSlot,
     resolver: Arc<dyn Resolve>,
     options: HostOptions,
     /// The port of our own listener, if it is one that can be dialled from here.
@@ -199,15 +214,6 @@ struct Hall {
     counts: Counts,
 }
 
-#[derive(Default)]
-struct Counts {
-    requests: AtomicU64,
-    connected: AtomicU64,
-    denied: AtomicU64,
-    sent: AtomicU64,
-    received: AtomicU64,
-}
-
 /// A connection that was made for a request.
 enum Made {
     Tcp(TcpStream),
@@ -215,7 +221,13 @@ enum Made {
 }
 
 impl Hall {
-    fn new(guard: Arc<Guard>, resolver: Arc<dyn Resolve>, options: HostOptions, own: &Addr) -> Self {
+    fn new(
+        guard: GuardSlot,
+        resolver: Arc<dyn Resolve>,
+        options: HostOptions,
+        counts: Counts,
+        own: &Addr,
+    ) -> Self {
         let own_port = match own {
             Addr::Tcp(text) => text.parse().ok().map(|own: SocketAddr| own.port()),
             _ => None,
@@ -223,27 +235,7 @@ impl Hall {
         let places = |count: usize| Arc::new(Semaphore::new(count.min(Semaphore::MAX_PERMITS)));
         let (connections, associations) = (places(options.max_connections), places(options.max_associations));
         let lobby = places(LOBBY_PLACES);
-        Self {
-            guard,
-            resolver,
-            options,
-            own_port,
-            lobby,
-            connections,
-            associations,
-            counts: Counts::default(),
-        }
-    }
-
-    fn summary(&self) -> HostSummary {
-        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        HostSummary {
-            requests: read(&self.counts.requests),
-            connected: read(&self.counts.connected),
-            denied: read(&self.counts.denied),
-            sent: read(&self.counts.sent),
-            received: read(&self.counts.received),
-        }
+        Self { guard, resolver, options, own_port, lobby, connections, associations, counts }
     }
 
     /// One stream, from its request to its end.
@@ -252,12 +244,14 @@ impl Hall {
             Ok(Ok(request)) => request,
             Ok(Err(error)) => {
                 tracing::debug!(%error, "no request");
+                self.counts.replied(Status::BadRequest);
                 return refuse(stream, (Status::BadRequest, None)).await;
             }
             Err(_) => return tracing::debug!("the request took too long"),
         };
-        self.counts.requests.fetch_add(1, Ordering::Relaxed);
+        self.counts.requests.increment();
         let Ok(_place) = Arc::clone(&self.connections).try_acquire_owned() else {
+            self.counts.replied(Status::Busy);
             return refuse(stream, (Status::Busy, None)).await;
         };
         drop(lobby);
@@ -265,13 +259,15 @@ impl Hall {
             Request::Resolve => self.resolve(stream).await,
             Request::Connect { ref destination, port, protocol, .. } => {
                 let limit = self.options.dial_timeout.min(request.timeout().unwrap_or(Duration::MAX));
+                let start = Instant::now();
                 let made = timeout(limit, self.make(destination, port, protocol));
                 match made.await.unwrap_or(Err((Status::TimedOut, destination.address()))) {
-                    Ok((made, peer)) => self.carry(stream, made, peer, stopped).await,
+                    Ok((made, peer)) => {
+                        self.counts.dials.record(start.elapsed());
+                        self.carry(stream, made, peer, stopped).await;
+                    }
                     Err(failure) => {
-                        if failure.0 == Status::Denied {
-                            self.counts.denied.fetch_add(1, Ordering::Relaxed);
-                        }
+                        self.counts.replied(failure.0);
                         tracing::debug!(server.addr = %destination, port, status = %failure.0, "not connected");
                         refuse(stream, failure).await;
                     }
@@ -316,8 +312,9 @@ impl Hall {
         port: u16,
         protocol: Protocol,
     ) -> Result<Vec<IpAddr>, dial::Failure> {
+        let guard = self.guard.current();
         let allows = |destination: &Destination| {
-            let verdict = self.guard.evaluate(destination, port, protocol);
+            let verdict = guard.evaluate(destination, port, protocol);
             if !verdict.is_allowed() {
                 tracing::debug!(server.addr = %destination, port, %protocol, %verdict, "refused");
             }
@@ -351,11 +348,11 @@ impl Hall {
         peer: SocketAddr,
         mut stopped: watch::Receiver<()>,
     ) {
+        let _open = self.counts.opened();
         let reply = Reply { status: Status::Connected, address: Some(peer.ip()) };
         if stream.write_all(&reply.encode()).await.is_err() || stream.flush().await.is_err() {
             return;
         }
-        self.counts.connected.fetch_add(1, Ordering::Relaxed);
         let relayed = match made {
             Made::Tcp(server) => match relay(stream, Stream::from(server), RelayOptions::default()).await {
                 Ok(relayed) => relayed,
@@ -370,8 +367,8 @@ impl Hall {
                 _ = stopped.changed() => return,
             },
         };
-        self.counts.sent.fetch_add(relayed.a_to_b, Ordering::Relaxed);
-        self.counts.received.fetch_add(relayed.b_to_a, Ordering::Relaxed);
+        self.counts.sent.add(relayed.a_to_b);
+        self.counts.received.add(relayed.b_to_a);
         tracing::debug!(?relayed, server.addr = %peer, "connection ended");
     }
 
@@ -383,12 +380,12 @@ impl Hall {
                 Vec::new()
             }
         };
+        let _open = self.counts.opened();
         let reply = Reply { status: Status::Connected, address: None };
         if stream.write_all(&reply.encode()).await.is_err() || stream.flush().await.is_err() {
             return;
         }
-        self.counts.connected.fetch_add(1, Ordering::Relaxed);
-        questions::answer(stream, Arc::clone(&self.guard), servers, self.options.udp_idle).await;
+        questions::answer(stream, self.guard.clone(), servers, self.options.udp_idle).await;
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Guard, datagrams::associate};
+use super::{Guard, GuardSlot, datagrams::associate};
 
 /// Questions of one stream that are under way at once; the next is read when one is answered.
 const AT_ONCE: usize = 16;
@@ -38,7 +38,7 @@ const SERVFAIL: u8 = 2;
 const REFUSED: u8 = 5;
 
 /// Answers the questions that come from `stream` until it ends or says nonsense, or is silent for `idle`.
-pub(crate) async fn answer<S>(stream: S, guard: Arc<Guard>, servers: Vec<SocketAddr>, idle: Duration)
+pub(crate) async fn answer<S>(stream: S, guard: GuardSlot, servers: Vec<SocketAddr>, idle: Duration)
 where
     S: AsyncRead + AsyncWrite,
 {
@@ -49,7 +49,7 @@ where
         let places = Arc::new(Semaphore::new(AT_ONCE));
         while let Ok(Ok(question)) = timeout(idle, read(&mut reader)).await {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { break };
-            let (guard, servers, sender) = (Arc::clone(&guard), Arc::clone(&servers), sender.clone());
+            let (guard, servers, sender) = (guard.current(), Arc::clone(&servers), sender.clone());
             tokio::spawn(async move {
                 // The stream may have ended meanwhile; then nobody wants the answer.
                 let _ = sender.send(answer_one(&question, &guard, &servers).await).await;

@@ -23,6 +23,16 @@ pub enum ProxyHeader {
     Send,
     /// Each client begins with one, which is taken off. Only for clients that are proxies themselves.
     Accept,
+    /// Each client begins with one, which goes on to the target as it is. Who sends none is refused, so the target can rely
+    /// on there being one, whatever it says.
+    Pass,
+}
+
+impl ProxyHeader {
+    /// Whether clients have to begin with one.
+    fn is_expected(self) -> bool {
+        matches!(self, Self::Accept | Self::Pass)
+    }
 }
 
 /// One listener and where its clients go.
@@ -174,7 +184,7 @@ impl Lanes {
 
     /// About a client who has sent nothing yet.
     pub(super) fn admit(&self, client: &Client<'_>) -> Verdict {
-        if self.header == ProxyHeader::Accept || !self.named.is_empty() {
+        if self.header.is_expected() || !self.named.is_empty() {
             return Verdict::Inspect { within: self.header_timeout };
         }
         self.dial(self.default.as_ref(), client, 0)
@@ -183,18 +193,19 @@ impl Lanes {
     /// About a client who has sent this much.
     pub(super) fn inspect(&self, client: &Client<'_>, first: &[u8]) -> Verdict {
         let wait = Verdict::Inspect { within: self.header_timeout };
-        let mut consumed = 0;
-        if self.header == ProxyHeader::Accept {
+        let mut header = 0;
+        if self.header.is_expected() {
             match proxy_header::parse(first) {
-                Ok(Some(parsed)) => consumed = parsed.length,
+                Ok(Some(parsed)) => header = parsed.length,
                 Ok(None) => return wait,
                 Err(_) => return Verdict::Refuse,
             }
         }
+        let consumed = if self.header == ProxyHeader::Accept { header } else { 0 };
         if self.named.is_empty() {
             return self.dial(self.default.as_ref(), client, consumed);
         }
-        let name = match client_hello::server_name(first.get(consumed..).unwrap_or_default()) {
+        let name = match client_hello::server_name(first.get(header..).unwrap_or_default()) {
             Hello::Incomplete => return wait,
             Hello::Server(name) => name,
             Hello::NotTls => None,

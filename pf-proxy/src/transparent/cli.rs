@@ -7,6 +7,7 @@ use manifest::{Dns, Measured, MeasuredError};
 use transport::Addr;
 
 use super::Config;
+use crate::serve::vsock_side;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct TransparentArgs {
@@ -23,8 +24,12 @@ pub(crate) struct TransparentArgs {
     deny: Vec<Rule>,
 
     /// Where the host makes the connections: its egress port, as in vsock://3:9200
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(short = 'v', long, visible_alias = "vsock-addr", value_name = "ADDRESS", value_parser = vsock_side)]
     host: Addr,
+
+    /// Taken for the sake of commands written elsewhere, and not needed: nothing listens, a TUN device takes what is sent
+    #[arg(short, long, value_name = "ADDRESS:PORT", hide = true)]
+    ip_addr: Option<String>,
 
     /// The control device of TUN devices
     #[arg(long, value_name = "PATH", default_value = "/dev/net/tun")]
@@ -67,6 +72,9 @@ impl TransparentArgs {
     }
 
     pub(crate) fn config(self) -> Result<Config, ConfigError> {
+        if let Some(addr) = &self.ip_addr {
+            tracing::warn!(addr, "no listener is needed: a TUN device takes what programs send, to any port");
+        }
         let (policy, dns) = match self.manifest {
             Some(path) => of_manifest(path)?,
             None => (Policy::compile(&self.allow, &self.deny, &[])?, Dns::Host),

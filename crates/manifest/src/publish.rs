@@ -1,0 +1,247 @@
+//! Published ports: what of the enclave is reached from outside, and how.
+
+use std::num::NonZeroU16;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use toml::Spanned;
+
+use crate::{
+    Attestation, Control,
+    source::{Mistake, check_port, mistake},
+};
+
+/// Longest server name, in bytes (RFC 1035, section 2.3.4, without the root's dot).
+const MAX_SERVER_NAME_BYTES: usize = 253;
+
+/// One way in: a port, or one of the applications behind it.
+///
+/// Written as the port alone where nothing else is said.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Publish {
+    /// The port of the enclave, as others see it.
+    pub port: NonZeroU16,
+    /// Whether each connection begins with a PROXY protocol v2 header, which names the client. The same for all entries of
+    /// a port. The host writes the header, so it says what the host wants to be believed.
+    pub proxy_protocol: bool,
+    /// The server name that TLS clients ask for, in lower case, or `*.` and a name for all below it; `None` is for who asks
+    /// for no other entry's.
+    pub sni: Option<String>,
+    /// The TCP port of the enclave's loopback where the application listens.
+    pub target: NonZeroU16,
+}
+
+impl Publish {
+    /// A port that leads to the same port inside, whoever asks.
+    pub fn plain(port: NonZeroU16) -> Self {
+        Self { port, proxy_protocol: false, sni: None, target: port }
+    }
+}
+
+impl From<NonZeroU16> for Publish {
+    fn from(port: NonZeroU16) -> Self {
+        Self::plain(port)
+    }
+}
+
+/// The long form of the measured manifest, its members in ascending order of their names.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Full {
+    port: NonZeroU16,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    proxy_protocol: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sni: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    target: Option<NonZeroU16>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Form {
+    Port(NonZeroU16),
+    Full(Full),
+}
+
+impl Serialize for Publish {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if *self == Self::plain(self.port) {
+            return self.port.serialize(serializer);
+        }
+        let target = (self.target != self.port).then_some(self.target);
+        let full =
+            Full { port: self.port, proxy_protocol: self.proxy_protocol, sni: self.sni.clone(), target };
+        full.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Publish {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(match Form::deserialize(deserializer)? {
+            Form::Port(port) => Self::plain(port),
+            Form::Full(Full { port, proxy_protocol, sni, target }) => {
+                Self { port, proxy_protocol, sni, target: target.unwrap_or(port) }
+            }
+        })
+    }
+}
+
+/// Checks the rules between entries of the measured form.
+pub(crate) fn check(entries: &[Publish]) -> Result<(), &'static str> {
+    let key = |entry: &Publish| (entry.port, entry.sni.clone());
+    if !entries.is_sorted_by(|a, b| key(a) < key(b)) {
+        return Err("published ports are not ascending and unique");
+    }
+    if entries
+        .windows(2)
+        .any(|pair| matches!(pair, [a, b] if a.port == b.port && a.proxy_protocol != b.proxy_protocol))
+    {
+        return Err("a published port both begins with a PROXY header and does not");
+    }
+    let is_wrong =
+        |name: &String| !is_server_name(name) || name.bytes().any(|byte| byte.is_ascii_uppercase());
+    match entries.iter().filter_map(|entry| entry.sni.as_ref()).any(is_wrong) {
+        true => Err("a published port's server name is none"),
+        false => Ok(()),
+    }
+}
+
+/// A host name, or `*.` and a host name.
+fn is_server_name(text: &str) -> bool {
+    let name = text.strip_prefix("*.").unwrap_or(text);
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    };
+    name.len() <= MAX_SERVER_NAME_BYTES && name.split('.').all(is_label)
+}
+
+/// `[[publish]]` as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawPublish {
+    port: Spanned<u16>,
+    #[serde(default)]
+    proxy_protocol: bool,
+    sni: Option<Spanned<String>>,
+    target: Option<Spanned<u16>>,
+}
+
+impl RawPublish {
+    pub(crate) fn check(
+        raw: Vec<Self>,
+        attestation: Option<Attestation>,
+        control: Option<&Control>,
+    ) -> Result<Vec<Publish>, Mistake> {
+        let mut entries: Vec<Publish> = Vec::with_capacity(raw.len());
+        for one in raw {
+            let at = one.port.clone();
+            let entry = one.entry(attestation, control)?;
+            let port = entry.port;
+            if entries.iter().any(|other| (other.port, &other.sni) == (port, &entry.sni)) {
+                let text = match &entry.sni {
+                    None => format!("`publish.port`: {port} stands there twice"),
+                    Some(name) => format!("`publish.sni`: {name} stands there twice for port {port}"),
+                };
+                return Err(mistake(&at, text));
+            }
+            if entries.iter().any(|other| other.port == port && other.proxy_protocol != entry.proxy_protocol)
+            {
+                let text =
+                    format!("`publish.proxy_protocol`: has to be the same in all entries of port {port}");
+                return Err(mistake(&at, text));
+            }
+            entries.push(entry);
+        }
+        entries.sort_unstable();
+        Ok(entries)
+    }
+
+    fn entry(self, attestation: Option<Attestation>, control: Option<&Control>) -> Result<Publish, Mistake> {
+        let port = check_port("publish.port", &self.port)?;
+        if attestation.is_some_and(|a| a.port == port) {
+            let text =
+                format!("`publish.port`: {port} is the attestation web server's and is published already");
+            return Err(mistake(&self.port, text));
+        }
+        if control.is_some_and(|c| c.port == port) {
+            return Err(mistake(&self.port, format!("`publish.port`: {port} is the control channel's")));
+        }
+        let target = match &self.target {
+            None => port,
+            Some(target) => NonZeroU16::new(*target.get_ref())
+                .ok_or_else(|| mistake(target, "`publish.target`: 0 is no port"))?,
+        };
+        if let Some(name) = self.sni.as_ref().filter(|name| !is_server_name(name.get_ref())) {
+            let text = format!("`publish.sni`: {:?}: a host name, or `*.` and a host name", name.get_ref());
+            return Err(mistake(name, text));
+        }
+        let sni = self.sni.map(|name| name.into_inner().to_ascii_lowercase());
+        Ok(Publish { port, proxy_protocol: self.proxy_protocol, sni, target })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Manifest;
+
+    fn parse(publish: &str) -> Result<Vec<Publish>, String> {
+        let text = format!("name = \"x\"\nimage.rootfs = \"r\"\n{publish}\n[app]\ncommand = [\"/app\"]\n");
+        let manifest = Manifest::parse(&text).map_err(|error| error.message)?;
+        Ok(manifest.resolve(&crate::ImageConfig::default()).unwrap().publish)
+    }
+
+    #[test]
+    fn several_applications_share_a_port() {
+        let found = parse(
+            "[[publish]]\nport = 443\nsni = \"B.example\"\ntarget = 8443\n\
+             [[publish]]\nport = 443\n[[publish]]\nport = 443\nsni = \"*.a.example\"\ntarget = 9443\n\
+             [[publish]]\nport = 80\nproxy_protocol = true",
+        )
+        .unwrap();
+        let json = serde_json::to_string(&found).unwrap();
+        let expected = r#"[{"port":80,"proxy_protocol":true},443,{"port":443,"sni":"*.a.example","target":9443},{"port":443,"sni":"b.example","target":8443}]"#;
+        assert_eq!(json, expected);
+        assert_eq!(serde_json::from_str::<Vec<Publish>>(&json).unwrap(), found);
+        check(&found).unwrap();
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (text, says) in [
+            ("[[publish]]\nport = 80\n[[publish]]\nport = 80", "80 stands there twice"),
+            (
+                "[[publish]]\nport = 80\nsni = \"a\"\n[[publish]]\nport = 80\nsni = \"A\"",
+                "a stands there twice for port 80",
+            ),
+            ("[[publish]]\nport = 80\nsni = \"a..b\"", "`publish.sni`"),
+            ("[[publish]]\nport = 80\nsni = \"*\"", "`publish.sni`"),
+            ("[[publish]]\nport = 80\ntarget = 0", "`publish.target`"),
+            (
+                "[[publish]]\nport = 80\nproxy_protocol = true\n[[publish]]\nport = 80\nsni = \"a\"",
+                "the same in all entries of port 80",
+            ),
+            ("[[publish]]\nport = 8443", "published already"),
+        ] {
+            let said = parse(text).unwrap_err();
+            assert!(said.contains(says), "{text}: {said}");
+        }
+    }
+
+    #[test]
+    fn entries_that_no_builder_writes_are_refused() {
+        let entry = |json: &str| serde_json::from_str::<Publish>(json).unwrap();
+        for (entries, says) in [
+            (vec![entry("80"), entry("80")], "ascending"),
+            (vec![entry(r#"{"port":80,"sni":"b"}"#), entry(r#"{"port":80,"sni":"a"}"#)], "ascending"),
+            (vec![entry(r#"{"port":80,"sni":"A"}"#)], "server name"),
+            (vec![entry("80"), entry(r#"{"port":80,"proxy_protocol":true,"sni":"a"}"#)], "PROXY"),
+        ] {
+            assert!(check(&entries).unwrap_err().contains(says), "{entries:?}");
+        }
+        for wrong in ["0", "70000", r#"{"port":80,"other":1}"#, r#"{"sni":"a"}"#] {
+            assert!(serde_json::from_str::<Publish>(wrong).is_err(), "{wrong}");
+        }
+    }
+}
