@@ -17,9 +17,11 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use nsm::AttestationRequest;
 use nsm::wire::MAX_PUBLIC_KEY_BYTES;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::ApiError;
+use crate::kms;
 use crate::limits::MAX_BODY_BYTES;
 use crate::module_description::{Pcr, describe, describe_pcrs};
 use crate::nsm_queue::NsmQueue;
@@ -27,10 +29,24 @@ use crate::public::decode_nonce;
 
 /// The paths of the application's socket.
 pub(crate) fn router(nsm: NsmQueue) -> Router {
+    let nsm = Arc::new(nsm);
     Router::new()
         .route("/v1/attest", post(attest))
         .route("/v1/describe", get(description))
-        .with_state(Arc::new(nsm))
+        .with_state(Arc::clone(&nsm))
+        .merge(kms::router(nsm))
+}
+
+/// A body as far as it could be read.
+pub(crate) type Body = Result<Bytes, BytesRejection>;
+
+/// The JSON object in a body.
+pub(crate) fn read_json<T: DeserializeOwned>(body: Body, members: &'static str) -> Result<T, ApiError> {
+    let body = body.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => ApiError::BodyTooLarge { most: MAX_BODY_BYTES },
+        _ => ApiError::BodyUnreadable,
+    })?;
+    serde_json::from_slice(&body).map_err(|source| ApiError::Json { members, source })
 }
 
 #[derive(Deserialize)]
@@ -46,22 +62,13 @@ struct AttestAnswer {
     document: String,
 }
 
-async fn attest(
-    State(nsm): State<Arc<NsmQueue>>,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Json<AttestAnswer>, ApiError> {
-    let body = body.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => ApiError::BodyTooLarge { most: MAX_BODY_BYTES },
-        _ => ApiError::BodyUnreadable,
-    })?;
-    let request = attestation_request(&body)?;
+async fn attest(State(nsm): State<Arc<NsmQueue>>, body: Body) -> Result<Json<AttestAnswer>, ApiError> {
+    let request = attestation_request(read_json(body, "nonce, data, public_key")?)?;
     let document = nsm.ask(move |nsm| nsm.attest(&request)).await?;
     Ok(Json(AttestAnswer { document: STANDARD.encode(document) }))
 }
 
-fn attestation_request(body: &[u8]) -> Result<AttestationRequest, ApiError> {
-    let body: AttestBody = serde_json::from_slice(body)
-        .map_err(|source| ApiError::Json { members: "nonce, data, public_key", source })?;
+fn attestation_request(body: AttestBody) -> Result<AttestationRequest, ApiError> {
     let nonce = decode_nonce(body.nonce.unwrap_or_default().as_bytes(), 0)?;
     let data = decode_field("data", body.data, MAX_APPLICATION_DATA_BYTES)?;
     let public_key = decode_field("public_key", body.public_key, MAX_PUBLIC_KEY_BYTES)?;
@@ -74,7 +81,11 @@ fn attestation_request(body: &[u8]) -> Result<AttestationRequest, ApiError> {
 }
 
 /// The bytes of an optional base64 member; absent is empty.
-fn decode_field(field: &'static str, text: Option<String>, most: usize) -> Result<Vec<u8>, ApiError> {
+pub(crate) fn decode_field(
+    field: &'static str,
+    text: Option<String>,
+    most: usize,
+) -> Result<Vec<u8>, ApiError> {
     let bytes =
         STANDARD.decode(text.unwrap_or_default()).map_err(|source| ApiError::NotBase64 { field, source })?;
     if bytes.len() > most {

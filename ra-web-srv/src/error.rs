@@ -70,6 +70,10 @@ pub(crate) enum ApiError {
     NoSuchMethod,
     #[error("this enclave was started without a manifest")]
     NoManifest,
+    #[error(transparent)]
+    KmsKey(#[from] ::kms::GenerateError),
+    #[error(transparent)]
+    KmsAnswer(#[from] ::kms::OpenError),
     #[error("this image has no control channel")]
     NoControl,
     #[error("this image keeps no ledger")]
@@ -140,6 +144,8 @@ impl ApiError {
             Self::NoSuchPath => (StatusCode::NOT_FOUND, "no_such_path"),
             Self::NoSuchMethod => (StatusCode::METHOD_NOT_ALLOWED, "no_such_method"),
             Self::NoManifest => (StatusCode::NOT_FOUND, "no_manifest"),
+            Self::KmsKey(_) => (StatusCode::INTERNAL_SERVER_ERROR, "kms_key_failed"),
+            Self::KmsAnswer(_) => (StatusCode::BAD_REQUEST, "kms_answer_refused"),
             Self::NoControl => (StatusCode::NOT_FOUND, "no_control"),
             Self::NoLedger => (StatusCode::NOT_FOUND, "no_ledger"),
             Self::LedgerRefused { status, .. } => (*status, "ledger_refused"),

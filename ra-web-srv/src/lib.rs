@@ -17,6 +17,7 @@ mod binding;
 mod budget;
 mod error;
 mod identity;
+mod kms;
 mod ledger;
 mod limits;
 mod metrics;

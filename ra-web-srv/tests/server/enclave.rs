@@ -108,6 +108,11 @@ impl Enclave {
         verify(document, &Roots::custom(self.root_pem.as_bytes()).unwrap(), at).unwrap()
     }
 
+    /// The certificate of the root that its documents lead to.
+    pub(crate) fn root_pem(&self) -> &str {
+        &self.root_pem
+    }
+
     pub(crate) fn api_path(&self) -> PathBuf {
         match &self.api {
             Addr::Unix(path) => path.clone(),

@@ -11,5 +11,6 @@ mod application;
 mod attestation;
 mod batch;
 mod faults;
+mod kms;
 mod ledger;
 mod program;
