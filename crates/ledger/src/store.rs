@@ -8,7 +8,8 @@
 //! Spec of what it holds: `docs/spec/ledger.md`. Used by `fs-monitor`.
 
 use std::collections::VecDeque;
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
+use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
@@ -143,13 +144,11 @@ impl Ledger {
     /// # Errors
     /// [`Error::AlreadyOpen`] while another has it open, [`Error::Corrupt`] if it does not add up, and those of the disk.
     pub fn open(path: &Path, time: u64, options: Options) -> Result<Self, Error> {
-        let file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
-        let file = file.map_err(|source| Error::File { path: path.to_owned(), source: Arc::new(source) })?;
-        // So that the file is there after a power cut as much as what is in it.
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let synced = std::fs::File::open(folder).and_then(|folder| folder.sync_all());
-        synced.map_err(|source| Error::File { path: folder.to_owned(), source: Arc::new(source) })?;
+        let failed = |source| Error::File { path: path.to_owned(), source: Arc::new(source) };
+        if !path.try_exists().map_err(failed)? {
+            make(path, options)?;
+        }
+        let file = OpenOptions::new().read(true).write(true).open(path).map_err(failed)?;
         let db = Builder::new()
             .set_cache_size(options.cache_bytes)
             .create_with_backend(FileBackend::new(file)?)?;
@@ -263,6 +262,33 @@ impl Ledger {
         let found = retained.iter().find(|(_, snapshot)| snapshot.checkpoint.size == size);
         found.map(|(_, snapshot)| snapshot.clone()).ok_or(Error::NotRetained { size })
     }
+}
+
+/// Makes a ledger under another name first: whoever is stopped halfway leaves no file that is neither a ledger nor none.
+fn make(path: &Path, options: Options) -> Result<(), Error> {
+    let failed = |source| Error::File { path: path.to_owned(), source: Arc::new(source) };
+    let mut number = [0; 8];
+    aws_lc_rs::rand::fill(&mut number).map_err(|_| failed(io::Error::other("no random numbers")))?;
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}.new", hex::encode(number)));
+    let new = Path::new(&name);
+    let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(new);
+    let backend = FileBackend::new(file.map_err(failed)?)?;
+    let made = (|| {
+        let db = Builder::new().set_cache_size(options.cache_bytes).create_with_backend(backend)?;
+        secrets::load_or_make(&db)?;
+        drop(db);
+        match fs::hard_link(new, path) {
+            // Another made one meanwhile, which is then opened.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            linked => linked.map_err(failed),
+        }
+    })();
+    let removed = fs::remove_file(new).map_err(failed);
+    // So that the name is there after a power cut as much as what it names.
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let synced = fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed);
+    made.and(removed).and(synced)
 }
 
 impl std::fmt::Debug for Ledger {

@@ -185,6 +185,7 @@ fn a_ledger_is_open_once_and_its_owners_alone() {
     let ledger = open(&path, 0);
     assert!(matches!(Ledger::open(&path, 0, Options::default()), Err(Error::AlreadyOpen)));
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing beside it is left");
     drop(ledger);
     open(&path, 0);
 }
