@@ -233,27 +233,62 @@ pub(crate) struct VerifyArgs {
     /// The nonce a stored document or bundle must carry, in hex.
     #[arg(long, value_name = "HEX")]
     pub(crate) nonce: Option<String>,
-    #[command(flatten)]
-    pub(crate) expected: ExpectedArgs,
-    /// Demand what this policy file says (TOML): releases, signers, least version, values of the manifest.
-    #[arg(long, value_name = "FILE", conflicts_with = "any_image")]
-    pub(crate) policy: Option<PathBuf>,
-    /// Refuse when anybody has entered through the control channel.
-    #[arg(long, conflicts_with = "any_image")]
-    pub(crate) never_entered: bool,
-    /// Refuse unless the control channel is sealed: nobody has entered, and nobody can any more.
-    #[arg(long, conflicts_with_all = ["any_image", "never_entered"])]
-    pub(crate) sealed: bool,
     /// Keep all the evidence in one file, which --bundle verifies later without a network.
     #[arg(long, value_name = "FILE", conflicts_with = "document")]
     pub(crate) save_bundle: Option<PathBuf>,
+    /// Keep what a good document says of the ledger, for --since.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) save_checkpoint: Option<PathBuf>,
+    /// Ask again every so many seconds (60), show what changed, and end when the answer is no.
+    #[arg(long, value_name = "S", num_args = 0..=1, default_missing_value = "60", requires = "url",
+        value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) watch: Option<u64>,
+    /// End --watch after so many answers.
+    #[arg(long, value_name = "N", requires = "watch")]
+    pub(crate) times: Option<u64>,
     /// Print the verdict as one JSON object.
     #[arg(long)]
     pub(crate) json: bool,
     /// Seconds to wait for the enclave.
     #[arg(long, default_value_t = 10)]
     pub(crate) timeout: u64,
+    /// A file that has to be in the enclave, as the application sees it. Repeatable.
+    #[arg(long, value_name = "PATH", help_heading = LEDGER)]
+    pub(crate) file: Vec<OsString>,
+    /// What --file has to hold: sha256:HEX, blake3:HEX or sha3-512:HEX.
+    #[arg(long, value_name = "DIGEST", requires = "file", conflicts_with = "local", help_heading = LEDGER)]
+    pub(crate) expect: Option<String>,
+    /// The file of this machine whose content --file has to hold.
+    #[arg(long, value_name = "FILE", requires = "file", help_heading = LEDGER)]
+    pub(crate) local: Option<PathBuf>,
+    /// A path at which nothing may be. Repeatable.
+    #[arg(long, value_name = "PATH", help_heading = LEDGER)]
+    pub(crate) absent: Vec<OsString>,
+    /// Show all that was ever recorded of a file. Repeatable.
+    #[arg(long, value_name = "PATH", help_heading = LEDGER)]
+    pub(crate) history: Vec<OsString>,
+    /// Refuse if the enclave may speak, or by its ledger spoke, to others than these, as in api.example.com:443 with commas
+    /// between them; '' for nobody.
+    #[arg(long, value_name = "LIST", help_heading = LEDGER)]
+    pub(crate) egress_only: Option<String>,
+    /// Refuse unless the ledger only grew since the checkpoint that --save-checkpoint wrote.
+    #[arg(long, value_name = "FILE", help_heading = LEDGER)]
+    pub(crate) since: Option<PathBuf>,
+    /// Refuse when anybody has entered through the control channel.
+    #[arg(long, conflicts_with = "any_image", help_heading = CONTROL)]
+    pub(crate) never_entered: bool,
+    /// Refuse unless the control channel is sealed: nobody has entered, and nobody can any more.
+    #[arg(long, conflicts_with_all = ["any_image", "never_entered"], help_heading = CONTROL)]
+    pub(crate) sealed: bool,
+    #[command(flatten)]
+    pub(crate) expected: ExpectedArgs,
+    /// Demand what this policy file says (TOML): releases, signers, least version, values of the manifest.
+    #[arg(long, value_name = "FILE", conflicts_with = "any_image")]
+    pub(crate) policy: Option<PathBuf>,
 }
+
+const LEDGER: &str = "What it holds and did";
+const CONTROL: &str = "Who entered";
 
 /// As whom the control channel is asked.
 #[derive(Debug, Args)]

@@ -49,11 +49,11 @@ pub(crate) enum Source {
 }
 
 /// Gets what the arguments name.
-pub(crate) fn gather(args: &VerifyArgs) -> Result<Material> {
+pub(crate) fn gather(args: &VerifyArgs, asked: &Asked) -> Result<Material> {
     let noted = args.at.as_deref().map(time).transpose()?;
     let own_nonce = args.nonce.as_deref().map(|text| hex_of("--nonce", text)).transpose()?;
     match (&args.url, &args.bundle, &args.document) {
-        (Some(url), _, _) => from_enclave(url, args),
+        (Some(url), _, _) => from_enclave(url, args, asked),
         (None, Some(path), _) => {
             let bytes = read_limited(path, MAX_BUNDLE_BYTES)
                 .with_context(|| format!("--bundle {}", path.display()))?;
@@ -85,13 +85,13 @@ pub(crate) fn gather(args: &VerifyArgs) -> Result<Material> {
     }
 }
 
-fn from_enclave(url: &str, args: &VerifyArgs) -> Result<Material> {
+fn from_enclave(url: &str, args: &VerifyArgs, asked: &Asked) -> Result<Material> {
     if args.at.is_some() || args.nonce.is_some() {
         let text = "--at and --nonce are for evidence in files: of a running enclave both are this machine's";
         return Err(Usage(text.to_owned()).into());
     }
     let nonce = evidence::fresh_nonce()?;
-    let fetched = evidence::fetch(url, &nonce, &Asked::default(), Duration::from_secs(args.timeout))?;
+    let fetched = evidence::fetch(url, &nonce, asked, Duration::from_secs(args.timeout))?;
     Ok(Material {
         subject: url.to_owned(),
         document: fetched.bundle.document.0.clone(),

@@ -1,17 +1,17 @@
 //! Judges evidence: the steps of `docs/spec/attestation.md`, each with a row of the verdict. Reads no file and no clock.
 
-use std::error::Error;
-
 use attestation::{
-    Appraisal, BindingPolicy, Check, Document, PcrIndex, Policy, ReferenceValues, Refused, Roots, Subject,
-    TrustedRoot, UnixTime, Verified, VerifyError, appraise, bundle::Bundle, framework_pcr, verify,
+    Appraisal, BindingPolicy, Check, ControlPolicy, ControlState, Document, PcrIndex, Policy,
+    ReferenceValues, Refused, Roots, Subject, TrustedRoot, UnixTime, Verified, VerifyError, appraise,
+    bundle::Bundle, framework_pcr, verify,
 };
 use expected::{has_monitor, names_an_image};
 use manifest::Measured;
 
 use super::{
-    Question,
+    Question, chain,
     gather::{Material, Source},
+    ledger::{self, Known},
     verdict::{Claims, Finding, Verdict},
 };
 
@@ -80,9 +80,12 @@ impl Judge<'_> {
     fn finish(mut self) -> Verdict {
         self.freshness();
         self.appraise();
+        self.verdict.proven = self.origin();
         let manifest = self.manifest();
         self.policy(manifest.as_deref());
-        self.conclude(manifest.as_deref());
+        let manifest = manifest.and_then(|bytes| Measured::from_canonical_json(&bytes).ok());
+        self.ledger(manifest.as_ref());
+        self.conclude(manifest);
         self.verdict
     }
 
@@ -95,11 +98,11 @@ impl Judge<'_> {
         if self.material.at.is_none() {
             let found = "the document's own: --at gives one that you noted";
             self.verdict.leave("time", found);
-            self.not_proven("when the document was made: only it says so, since you gave no --at");
+            self.verdict.not_proven("when the document was made: only it says so, since you gave no --at");
         }
         if self.material.source == Source::Bundle && self.material.own_nonce.is_none() {
             self.verdict.leave("freshness", "the bundle's own nonce: --nonce gives one that you drew");
-            self.not_proven("that the document answers you: the nonce is whose who made the bundle");
+            self.verdict.not_proven("that the document answers you: the nonce is whose who made the bundle");
         }
     }
 
@@ -208,15 +211,25 @@ impl Judge<'_> {
         }
     }
 
-    /// Says in sentences what the rows come to.
-    fn conclude(&mut self, manifest: Option<&[u8]>) {
-        let manifest = manifest.and_then(|bytes| Measured::from_canonical_json(bytes).ok());
-        self.verdict.operators =
-            manifest.map(|manifest| manifest.control.map_or_else(Vec::new, |control| control.operators));
-        self.verdict.verified = self.verdict.refusals.is_empty();
-        if !self.verdict.verified {
-            return;
+    fn ledger(&mut self, manifest: Option<&Measured>) {
+        let bundle = self.material.bundle.as_ref();
+        let known = Known {
+            bundle,
+            user_data: self.verified.user_data(),
+            manifest,
+            // Only together with the manifest is it known to be in PCR16.
+            baseline: manifest
+                .filter(|manifest| manifest.monitor.is_some())
+                .and_then(|_| bundle?.baseline.as_ref())
+                .map(|baseline| baseline.0.as_slice()),
+        };
+        if bundle.is_some() || !self.question.ledger.is_empty() {
+            ledger::judge(&known, &self.question.ledger, &mut self.verdict);
         }
+    }
+
+    /// What the document proves by itself, should nothing be refused.
+    fn origin(&mut self) -> Vec<String> {
         let who = match self.verified.root() {
             TrustedRoot::Aws => "AWS's Nitro hypervisor",
             TrustedRoot::Custom { .. } => "a module under the root that you passed",
@@ -225,7 +238,7 @@ impl Judge<'_> {
         if self.verdict.image_compared {
             proven.push("the enclave runs the image that you expect".to_owned());
         } else {
-            self.not_proven("which program runs: no image was compared");
+            self.verdict.not_proven("which program runs: no image was compared");
         }
         match (self.material.source, &self.material.own_nonce) {
             (Source::Connection(_), _) => {
@@ -235,17 +248,31 @@ impl Judge<'_> {
                 );
             }
             (_, Some(_)) => proven.push("the document was made after you drew the nonce".to_owned()),
-            (Source::Document, None) => self.not_proven("that the document is fresh: you gave no --nonce"),
+            (Source::Document, None) => {
+                self.verdict.not_proven("that the document is fresh: you gave no --nonce")
+            }
             (Source::Bundle, None) => {}
         }
-        self.verdict.proven = proven;
+        match (ControlState::of(&self.verified), self.question.control) {
+            (_, ControlPolicy::Unchecked) => {}
+            (ControlState::Sealed, _) => {
+                proven.push("nobody has entered the enclave, and nobody can any more".to_owned())
+            }
+            _ => proven.push("nobody had entered the enclave when the document was made".to_owned()),
+        }
+        proven
     }
 
-    fn not_proven(&mut self, sentence: &str) {
-        self.verdict.not_proven.push(sentence.to_owned());
+    /// Sentences about what is proven are for good verdicts.
+    fn conclude(&mut self, manifest: Option<Measured>) {
+        self.verdict.operators =
+            manifest.map(|manifest| manifest.control.map_or_else(Vec::new, |control| control.operators));
+        self.verdict.verified = self.verdict.refusals.is_empty();
+        if !self.verdict.verified {
+            self.verdict.proven.clear();
+        }
     }
 }
-
 /// A check as a row. The key of a bundle is what the enclave says it is, and nobody's connection.
 fn row(check: Check, is_bundle: bool) -> Finding {
     let stated = is_bundle && check.subject == Subject::TlsKey;
@@ -255,14 +282,4 @@ fn row(check: Check, is_bundle: bool) -> Finding {
             finding.found.map(|found| format!("{found} (the enclave's; nobody's connection is judged)"));
     }
     finding
-}
-
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }

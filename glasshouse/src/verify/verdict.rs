@@ -6,6 +6,7 @@ use attestation::{Check, Pcr, Verified};
 use manifest::Operator;
 use serde::Serialize;
 
+use super::ledger::{FileClaim, LedgerClaims};
 use crate::table::Table;
 
 /// What `--json` prints.
@@ -31,6 +32,15 @@ pub(crate) struct Verdict {
     pub(crate) proven: Vec<String>,
     /// What is not known, in sentences.
     pub(crate) not_proven: Vec<String>,
+    /// The ledger that the document states, absent when it states none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ledger: Option<LedgerClaims>,
+    /// The last records of the files that were asked about.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) files: Vec<FileClaim>,
+    /// All records of the files whose history was asked for, the oldest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) histories: Vec<FileClaim>,
     /// Who may enter through the control channel, by the measured manifest: nobody when empty. Absent where no manifest is
     /// known to be the enclave's: registers alone do not tell.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -67,6 +77,16 @@ pub(crate) struct Claims {
 }
 
 impl Verdict {
+    /// Adds a sentence about what is known, should the verdict be good.
+    pub(crate) fn proven(&mut self, sentence: impl Into<String>) {
+        self.proven.push(sentence.into());
+    }
+
+    /// Adds a sentence about what is not known.
+    pub(crate) fn not_proven(&mut self, sentence: impl Into<String>) {
+        self.not_proven.push(sentence.into());
+    }
+
     /// Adds a row for what is as it has to be.
     pub(crate) fn pass(&mut self, check: impl Into<String>, found: impl Into<String>) {
         self.row(check.into(), "passed", None, found.into());
@@ -94,7 +114,7 @@ impl Verdict {
     }
 
     /// The answer in one line.
-    fn headline(&self) -> String {
+    pub(crate) fn headline(&self) -> String {
         let answer = if self.verified { "VERIFIED" } else { "NOT VERIFIED" };
         let mut notes = Vec::new();
         if self.simulated {
@@ -139,6 +159,9 @@ impl fmt::Display for Verdict {
                     write!(f, "\noperator {name} may {}; key {key}", may.join(", "))?;
                 }
             }
+        }
+        for FileClaim { path, index, cause, state, .. } in &self.histories {
+            write!(f, "\nhistory {path}: entry {index}, {cause}: {state}")?;
         }
         for (label, sentences) in [("proven", &self.proven), ("not proven", &self.not_proven)] {
             sentences.iter().try_for_each(|sentence| write!(f, "\n{label}: {sentence}"))?;

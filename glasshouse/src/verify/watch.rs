@@ -1,0 +1,49 @@
+//! `--watch`: the same question again and again, until the answer is no.
+
+use std::{thread::sleep, time::Duration};
+
+use anyhow::Result;
+
+use super::{Question, once, show, verdict::Verdict};
+use crate::{cli::VerifyArgs, exit::Exit, output};
+
+/// After so many failures in a row to ask at all, the watch ends: nobody is told for long that all is well.
+const MAX_FAILURES: u32 = 3;
+
+/// Asks every `interval` seconds. What changed is shown; each ledger has to have grown out of the one before.
+pub(super) fn watch(args: &VerifyArgs, mut question: Question, interval: u64) -> Result<Exit> {
+    let (mut failures, mut shown, mut asked) = (0, None, 0);
+    loop {
+        match once(args, &question) {
+            Err(error) if failures + 1 >= MAX_FAILURES || shown.is_none() => return Err(error),
+            Err(error) => {
+                failures += 1;
+                output::say(&format!("no answer ({failures} of {MAX_FAILURES}): {error:#}"));
+            }
+            Ok((verdict, kept)) => {
+                failures = 0;
+                let essence = essence(&verdict);
+                if shown.as_ref() != Some(&essence) {
+                    show(args, &verdict)?;
+                    shown = Some(essence);
+                }
+                if !verdict.verified {
+                    return Ok(Exit::No);
+                }
+                question.ledger.since = kept.or(question.ledger.since);
+            }
+        }
+        asked += 1;
+        if args.times.is_some_and(|times| asked >= times) {
+            return Ok(Exit::Done);
+        }
+        sleep(Duration::from_secs(interval));
+    }
+}
+
+/// What a change of is worth showing: not nonces and sizes, which always change.
+fn essence(verdict: &Verdict) -> Vec<String> {
+    let files = verdict.files.iter().chain(&verdict.histories);
+    let files = files.map(|file| format!("{} {} {}", file.path, file.index, file.state));
+    verdict.refusals.iter().cloned().chain(files).chain([verdict.verified.to_string()]).collect()
+}
