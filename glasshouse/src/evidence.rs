@@ -5,7 +5,6 @@ use std::{sync::Arc, time::Duration};
 use anyhow::{Context, Result, bail};
 use attestation::{
     Sha256,
-    batch::NoncePath,
     bundle::{Base64, Bundle, Hex, MAX_BUNDLE_BYTES, Name},
 };
 use channel::AnyCertificate;
@@ -13,7 +12,6 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{Request, StatusCode, body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, crypto::aws_lc_rs, pki_types::ServerName};
-use serde::Deserialize;
 use tokio::{task::JoinHandle, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use transport::{Addr, Stream};
@@ -64,11 +62,12 @@ pub(crate) fn fetch(url: &str, nonce: &[u8], asked: &Asked, limit: Duration) -> 
         let tls = connect(&host, port, limit).await?;
         let tls_key = server_key(&tls)?;
         let mut connection = Connection::open(tls, &host).await?;
-        let bundle = match connection.ask(&asked.target(nonce)).await? {
-            Some(answer) => bundle(&answer)?,
-            // A server without bundles has no ledger either.
-            None => connection.document(nonce).await?,
+        let answer = match connection.ask(&asked.target(nonce)).await? {
+            // Nor does an enclave without a ledger answer questions to it: the verdict says so by what is missing.
+            None if !asked.is_empty() => connection.ask(&Asked::default().target(nonce)).await?,
+            answer => answer,
         };
+        let bundle = bundle(&answer.context("it is no attestation server that has /v1/bundle")?)?;
         anyhow::Ok(Fetched::of(bundle, nonce, tls_key))
     };
     let exchanged = runtime.block_on(async { timeout(limit, exchange).await });
@@ -90,6 +89,11 @@ fn bundle(answer: &[u8]) -> Result<Bundle> {
 }
 
 impl Asked {
+    fn is_empty(&self) -> bool {
+        let Self { files, histories, streams, since } = self;
+        files.is_empty() && histories.is_empty() && streams.is_empty() && since.is_none()
+    }
+
     /// The request's target, as `docs/spec/attestation-api.md` has it.
     fn target(&self, nonce: &[u8]) -> String {
         let mut target = format!("/v1/bundle?nonce={}", hex::encode(nonce));
@@ -163,25 +167,15 @@ struct Connection<'h> {
     task: JoinHandle<hyper::Result<()>>,
 }
 
-/// What `/v1/attestation` answers, as far as it is of use: what it says the nonce was is not.
-#[derive(Deserialize)]
-struct Answer {
-    document: Base64,
-    batch: Option<NoncePath>,
-}
-
 impl<'h> Connection<'h> {
     async fn open(tls: TlsStream<Stream>, host: &'h str) -> Result<Self> {
         let (sender, connection) = http1::handshake(TokioIo::new(tls)).await?;
         Ok(Self { host, sender, task: tokio::spawn(connection) })
     }
 
-    /// What the server answers, or `None` if it knows no such path.
+    /// What the server answers, or `None` if it has nothing of the kind.
     async fn ask(&mut self, target: &str) -> Result<Option<Bytes>> {
-        let request = Request::get(target)
-            .header("host", self.host)
-            .header("accept", "application/json")
-            .body(Empty::<Bytes>::new())?;
+        let request = Request::get(target).header("host", self.host).body(Empty::<Bytes>::new())?;
         self.sender.ready().await?;
         let response = self.sender.send_request(request).await?;
         let status = response.status();
@@ -192,16 +186,6 @@ impl<'h> Connection<'h> {
             StatusCode::NOT_FOUND => Ok(None),
             _ => bail!("it answered {status}: {}", quoted(&body)),
         }
-    }
-
-    /// The document and the manifest, each by itself.
-    async fn document(&mut self, nonce: &[u8]) -> Result<Bundle> {
-        let target = format!("/v1/attestation?nonce={}", hex::encode(nonce));
-        let answer = self.ask(&target).await?.context("it is no attestation server")?;
-        let Answer { document, batch } =
-            serde_json::from_slice(&answer).context("its answer is no evidence")?;
-        let manifest = self.ask("/v1/manifest").await?.map(|bytes| Base64(bytes.to_vec()));
-        Ok(Bundle { batch, manifest, ..Bundle::new(document.0, nonce.to_vec()) })
     }
 }
 
