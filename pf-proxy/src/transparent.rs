@@ -14,6 +14,7 @@
 pub(crate) mod cli;
 mod device;
 mod guide;
+mod ledger;
 mod records;
 mod resolver;
 mod tcp;
@@ -44,6 +45,7 @@ use transport::Addr;
 use self::{
     device::{Device, Event},
     guide::Guide,
+    ledger::Ledger,
     records::Records,
     resolver::Resolver,
     tcp::Tcp,
@@ -77,6 +79,8 @@ pub struct Config {
     pub device: String,
     /// How many TCP connections there may be at once.
     pub max_connections: usize,
+    /// The socket of the ledger that keeps the records, if there is one.
+    pub ledger: Option<PathBuf>,
 }
 
 /// Why there is no way out.
@@ -164,7 +168,7 @@ impl Transparent {
         let udp = Udp::new(&guide, &uplink, &records, &resolver, commands);
 
         let mut tasks = JoinSet::new();
-        tasks.spawn(Arc::clone(&records).write());
+        tasks.spawn(Arc::clone(&records).write(config.ledger.map(Ledger::new)));
         for listener in listeners {
             tasks.spawn(Arc::clone(&tcp).accept(listener));
         }

@@ -31,6 +31,10 @@ pub(crate) struct TransparentArgs {
     #[arg(short, long, value_name = "ADDRESS:PORT", hide = true)]
     ip_addr: Option<String>,
 
+    /// The socket of the ledger that keeps the records, beside standard output
+    #[arg(long, value_name = "PATH")]
+    ledger: Option<PathBuf>,
+
     /// The control device of TUN devices
     #[arg(long, value_name = "PATH", default_value = "/dev/net/tun")]
     tun: PathBuf,
@@ -86,6 +90,7 @@ impl TransparentArgs {
             tun: self.tun,
             device: self.device,
             max_connections: self.max_connections as usize,
+            ledger: self.ledger,
         })
     }
 }

@@ -9,6 +9,8 @@ use std::{
 use egress::{Poll, Record, Recorder};
 use tokio::sync::Notify;
 
+use super::ledger::Ledger;
+
 /// Records on their way to init, who puts them on the event stream: one JSON object a line on standard output.
 #[derive(Debug, Default)]
 pub(super) struct Records {
@@ -22,12 +24,17 @@ impl Records {
         self.news.notify_one();
     }
 
-    /// Writes records as they come, for good.
-    pub(super) async fn write(self: Arc<Self>) {
+    /// Writes records as they come, for good. Alike ones become one while the ledger cannot keep up.
+    pub(super) async fn write(self: Arc<Self>, mut ledger: Option<Ledger>) {
         loop {
             let next = self.recorder().poll(now_ms());
             match next {
-                Poll::Write(record) => put(&record),
+                Poll::Write(record) => {
+                    put(&record);
+                    if let Some(ledger) = &mut ledger {
+                        ledger.append(&record).await;
+                    }
+                }
                 Poll::Wait(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,
                 Poll::Empty => self.news.notified().await,
             }

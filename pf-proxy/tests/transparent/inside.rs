@@ -39,6 +39,7 @@ pub(crate) fn with_way_out(part: fn()) {
         tun: "/dev/net/tun".into(),
         device: "egress0".into(),
         max_connections: 4096,
+        ledger: None,
     };
     let (ready, is_ready) = mpsc::channel();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
