@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use attestation::batch::{MAX_BATCH_NONCES, NonceBatch, NoncePath};
-use attestation::binding;
+use attestation::binding::Statement;
 use axum::body::Bytes;
 use nsm::AttestationRequest;
 use tokio::sync::{mpsc, oneshot};
@@ -42,8 +42,8 @@ pub(crate) struct Attested {
     pub(crate) document: Bytes,
     /// From the nonce to the document's; `None` where the nonce is the document's.
     pub(crate) path: Option<NoncePath>,
-    /// The state of the ledger that the document states.
-    pub(crate) ledger: Option<binding::Ledger>,
+    /// What the document states.
+    pub(crate) statement: Arc<Statement>,
 }
 
 /// The asking end. Its task ends when it is dropped.
@@ -149,7 +149,7 @@ impl Gatherer {
             AttestationRequest { nonce: Some(nonce), user_data: Some(statement.encode()), public_key: None };
         let document = self.nsm.ask(move |nsm| nsm.attest(&request)).await?;
         self.metrics.document_made(waiting.len());
-        Ok(Made { document: document.into(), batch, ledger: statement.ledger().copied() })
+        Ok(Made { document: document.into(), batch, statement: Arc::new(statement) })
     }
 }
 
@@ -157,14 +157,15 @@ impl Gatherer {
 struct Made {
     document: Bytes,
     batch: Option<NonceBatch>,
-    ledger: Option<binding::Ledger>,
+    statement: Arc<Statement>,
 }
 
 impl Made {
     fn hand_out(&self, waiting: Vec<Waiting>) {
         for (index, waiting) in (0..).zip(waiting) {
             let path = self.batch.as_ref().and_then(|batch| batch.path(index));
-            let attested = Attested { document: self.document.clone(), path, ledger: self.ledger };
+            let attested =
+                Attested { document: self.document.clone(), path, statement: Arc::clone(&self.statement) };
             let _ = waiting.reply.send(Ok(attested));
         }
     }

@@ -39,6 +39,8 @@ pub(crate) enum ApiError {
     ParameterRepeated { name: &'static str, times: usize },
     #[error("send {name} as a decimal number from {} to {}", range.start(), range.end())]
     Number { name: &'static str, range: RangeInclusive<u64> },
+    #[error("send {name} as one of: {}", known.join(", "))]
+    Choice { name: &'static str, known: &'static [&'static str] },
     #[error("the query cannot be read: send NAME=VALUE, joined by &, with two hex digits behind each %")]
     Query,
     #[error(
@@ -46,7 +48,9 @@ pub(crate) enum ApiError {
          {MAX_PATH_BYTES} bytes"
     )]
     Path,
-    #[error("send the name of a stream: app/NAME with NAME of 1 to 63 of a-z 0-9 . _ -, egress or control")]
+    #[error(
+        "send the name of a stream: app/NAME with NAME of 1 to 63 of a-z 0-9 . _ -, egress, control or ledger"
+    )]
     StreamName,
     #[error("ask for at most {most} proofs at once; these are {found}")]
     TooManyProofs { found: usize, most: usize },
@@ -56,6 +60,8 @@ pub(crate) enum ApiError {
     Json { members: &'static str, source: serde_json::Error },
     #[error("send {field} in base64 (RFC 4648, section 4, with padding)")]
     NotBase64 { field: &'static str, source: base64::DecodeError },
+    #[error("send {field} in hex: two digits 0-9, a-f for each byte")]
+    NotHex { field: &'static str, source: hex::FromHexError },
     #[error("send at most {most} bytes of {field}; these are {found}")]
     FieldLength { field: &'static str, found: usize, most: usize },
     #[error("send a body of at most {most} bytes")]
@@ -78,6 +84,12 @@ pub(crate) enum ApiError {
     NoControl,
     #[error("this image keeps no ledger")]
     NoLedger,
+    #[error("the ledger has no such file now")]
+    NoSuchFile,
+    #[error(
+        "the ledger has no SHA3-512 of this; the manifest's monitor.digests says which digests there are"
+    )]
+    NoDigest,
     #[error("the answer would be longer than a bundle may be; ask for less at once")]
     BundleTooLong,
     #[error("the server does as much as it may; come again in {} s", again_in.as_secs().saturating_add(1))]
@@ -92,6 +104,10 @@ pub(crate) enum ApiError {
     LedgerUnavailable(#[source] LedgerError),
     #[error("the ledger answered nonsense")]
     LedgerFailed(#[source] LedgerError),
+    #[error("the security module's document cannot be read")]
+    Document(#[source] attestation::DecodeError),
+    #[error("the security module's document has no payload")]
+    DocumentPayload,
     /// What the ledger refused, in its words.
     #[error("{message}")]
     LedgerRefused { status: StatusCode, message: String },
@@ -128,7 +144,7 @@ impl ApiError {
             Self::UnknownParameter { .. } => (StatusCode::BAD_REQUEST, "parameter_unknown"),
             Self::ParameterMissing { .. } => (StatusCode::BAD_REQUEST, "parameter_missing"),
             Self::ParameterRepeated { .. } => (StatusCode::BAD_REQUEST, "parameter_repeated"),
-            Self::Number { .. } => (StatusCode::BAD_REQUEST, "parameter_malformed"),
+            Self::Number { .. } | Self::Choice { .. } => (StatusCode::BAD_REQUEST, "parameter_malformed"),
             Self::Query => (StatusCode::BAD_REQUEST, "query_malformed"),
             Self::Path => (StatusCode::BAD_REQUEST, "path_malformed"),
             Self::StreamName => (StatusCode::BAD_REQUEST, "stream_malformed"),
@@ -136,6 +152,7 @@ impl ApiError {
             Self::Since { .. } => (StatusCode::BAD_REQUEST, "since_ahead"),
             Self::Json { .. } => (StatusCode::BAD_REQUEST, "json_malformed"),
             Self::NotBase64 { .. } => (StatusCode::BAD_REQUEST, "field_not_base64"),
+            Self::NotHex { .. } => (StatusCode::BAD_REQUEST, "field_not_hex"),
             Self::FieldLength { .. } => (StatusCode::BAD_REQUEST, "field_length"),
             Self::BodyUnreadable => (StatusCode::BAD_REQUEST, "body_unreadable"),
             Self::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
@@ -147,6 +164,8 @@ impl ApiError {
             Self::KmsKey(_) => (StatusCode::INTERNAL_SERVER_ERROR, "kms_key_failed"),
             Self::KmsAnswer(_) => (StatusCode::BAD_REQUEST, "kms_answer_refused"),
             Self::NoControl => (StatusCode::NOT_FOUND, "no_control"),
+            Self::NoSuchFile => (StatusCode::NOT_FOUND, "no_such_file"),
+            Self::NoDigest => (StatusCode::NOT_FOUND, "no_digest"),
             Self::NoLedger => (StatusCode::NOT_FOUND, "no_ledger"),
             Self::LedgerRefused { status, .. } => (*status, "ledger_refused"),
             Self::TooMuch { .. } => (StatusCode::TOO_MANY_REQUESTS, "too_many_requests"),
@@ -181,7 +200,11 @@ impl ApiError {
     pub(crate) fn log(&self) {
         match self {
             Self::Shared(_) => {}
-            Self::ControlHead(_) | Self::Transcript(_) | Self::LedgerFailed(_) | Self::NsmFailed(_) => {
+            Self::ControlHead(_)
+            | Self::Transcript(_)
+            | Self::LedgerFailed(_)
+            | Self::NsmFailed(_)
+            | Self::Document(_) => {
                 tracing::error!(error = self as &dyn std::error::Error, "request failed")
             }
             Self::NsmBusy(_) | Self::LedgerUnavailable(_) => {

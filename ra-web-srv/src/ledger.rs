@@ -64,6 +64,12 @@ pub(crate) enum LedgerError {
     Json(#[source] serde_json::Error),
     #[error("its baseline is none")]
     Baseline(#[source] ::ledger::DecodeError),
+    #[error("its proof is none")]
+    Proof(#[source] ::ledger::DecodeError),
+    #[error("its VRF key is none")]
+    Vrf(#[source] vrf::Error),
+    #[error("its proof is not of its own checkpoint")]
+    Verify(#[source] ::ledger::VerifyError),
 }
 
 /// The state of the ledger, as it states it.

@@ -104,8 +104,14 @@ impl Server {
         };
         let (nsm, metrics) = (Arc::new(queue()?), Arc::new(Metrics::default()));
         let state = PublicState {
-            attester: Attester::start(Arc::clone(&nsm), binding, &config.limits, Arc::clone(&metrics)),
+            attester: Attester::start(
+                Arc::clone(&nsm),
+                binding.clone(),
+                &config.limits,
+                Arc::clone(&metrics),
+            ),
             nsm,
+            binding,
             metrics,
             budget: Budget::new(config.limits.budget, config.limits.budget_per_second),
             tls_key: Bytes::copy_from_slice(identity.public_key()),

@@ -40,14 +40,14 @@ pub(super) async fn bundle(State(state): Shared, RawQuery(query): RawQuery) -> R
     }
     state.budget.spend(PROOF_COST.saturating_mul(question.subjects.len().try_into().unwrap_or(u32::MAX)))?;
     let attested = state.attester.attest(question.nonce.clone(), Company::Welcome).await?;
-    let Attested { document, path, ledger: checkpoint } = attested;
+    let Attested { document, path, statement } = attested;
     let mut bundle = Bundle::new(document.to_vec(), question.nonce);
     bundle.batch = path;
     bundle.tls_key = Some(Base64(state.tls_key.to_vec()));
     bundle.manifest = state.manifest.as_ref().map(|manifest| Base64(manifest.to_vec()));
     bundle.transcript = transcript(&state).await?;
-    if let (Some(ledger), Some(checkpoint)) = (&state.ledger, checkpoint) {
-        let answered = Answered { ledger, checkpoint };
+    if let (Some(ledger), Some(checkpoint)) = (&state.ledger, statement.ledger()) {
+        let answered = Answered { ledger, checkpoint: *checkpoint };
         bundle.proofs = answered.proofs(&question.subjects).await?;
         bundle.baseline = answered.baseline().await?;
         let measured = bundle.baseline.as_ref().map(|baseline| measured_size(&baseline.0)).transpose()?;

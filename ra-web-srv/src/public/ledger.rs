@@ -3,6 +3,7 @@
 //! Parameters are read strictly and written again, so that the ledger is asked nothing but what is meant here. Answers that
 //! name the size that they are for never change, and are kept.
 
+use ::ledger::StreamName;
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::header;
@@ -107,7 +108,7 @@ async fn about_file(
 }
 
 /// Where the ledger proves something of a file for one size: `what` is `proof` or `history`.
-pub(super) fn file_target(what: &str, path: &[u8], at: u64) -> String {
+pub(crate) fn file_target(what: &str, path: &[u8], at: u64) -> String {
     format!("/v1/file/{what}?path={}&at={at}", encode(path))
 }
 
@@ -140,15 +141,15 @@ pub(super) fn stream_target(name: &str, at: u64) -> String {
     format!("/v1/stream/{name}/proof?at={at}")
 }
 
-/// Whether `name` is a stream's: `egress`, `control`, or `app/` and 1 to 63 of `a-z 0-9 . _ -`.
+/// Whether `name` is that of a stream that is shown: `egress`, `control`, the ledger's own, or an application's.
 pub(crate) fn is_stream(name: &str) -> bool {
     match name.strip_prefix("app/") {
         Some(name) => is_application_stream(name),
-        None => matches!(name, "egress" | "control"),
+        None => matches!(name, "egress" | "control" | StreamName::LEDGER),
     }
 }
 
-/// Whether `name` is what an application's stream may be called.
+/// Whether `name` is what an application's stream may be called, behind `app/`: 1 to 63 of `a-z 0-9 . _ -`.
 pub(crate) fn is_application_stream(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte);
     (1..=63).contains(&name.len()) && name.bytes().all(allowed) && !matches!(name, "." | "..")
@@ -199,23 +200,13 @@ mod tests {
 
     #[test]
     fn streams_have_the_names_that_the_ledger_gives() {
-        for name in ["egress", "control", "app/a", "app/proof", &format!("app/{}", "x".repeat(63))] {
+        for name in ["egress", "control", "ledger", "app/a", "app/proof", &format!("app/{}", "x".repeat(63))]
+        {
             assert!(is_stream(name), "{name}");
         }
         let long = format!("app/{}", "x".repeat(64));
-        for name in [
-            "",
-            "app",
-            "app/",
-            "app/..",
-            "app/.",
-            "app/A",
-            "app/a/b",
-            "app/a%2fb",
-            "ledger",
-            "egress/",
-            &long,
-        ] {
+        for name in ["", "app", "app/", "app/..", "app/.", "app/A", "app/a/b", "app/a%2fb", "egress/", &long]
+        {
             assert!(!is_stream(name), "{name}");
         }
     }

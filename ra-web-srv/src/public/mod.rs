@@ -11,12 +11,15 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Bytes;
+use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderMap, header};
 use axum::middleware::from_fn_with_state;
 use axum::routing::{MethodRouter, get};
 
 use crate::attester::Attester;
+use crate::binding::Binding;
 use crate::budget::Budget;
+use crate::compat::{self, MAX_COMPAT_BODY_BYTES};
 use crate::error::ApiError;
 use crate::ledger::Ledger;
 use crate::metrics::{self, Metrics};
@@ -28,6 +31,7 @@ pub(crate) use attestation::decode_nonce;
 pub(crate) struct PublicState {
     pub(crate) attester: Attester,
     pub(crate) nsm: Arc<NsmQueue>,
+    pub(crate) binding: Binding,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) budget: Budget,
     /// DER SubjectPublicKeyInfo of the TLS key.
@@ -41,11 +45,15 @@ pub(crate) struct PublicState {
 }
 
 pub(crate) use control::{Trace, TranscriptError};
+pub(crate) use ledger::file_target;
+pub(crate) use module::{MAX_RANDOM_BYTES, NSM_CALL_COST, RANDOM_BYTES_PER_CALL};
+pub(crate) use service::uncached;
 
-type Shared = axum::extract::State<Arc<PublicState>>;
+pub(crate) type Shared = axum::extract::State<Arc<PublicState>>;
 
 impl PublicState {
-    fn ledger(&self) -> Result<&Ledger, ApiError> {
+    /// The ledger, in an image that keeps one.
+    pub(crate) fn ledger(&self) -> Result<&Ledger, ApiError> {
         self.ledger.as_deref().ok_or(ApiError::NoLedger)
     }
 }
@@ -82,8 +90,10 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<PublicState>>)> {
 /// The public paths.
 pub(crate) fn router(state: PublicState) -> Router {
     let metrics = Arc::clone(&state.metrics);
-    let router =
-        routes().into_iter().fold(Router::new(), |router, (path, method)| router.route(path, method));
+    let with = |router: Router<_>, (path, method)| router.route(path, method);
+    let compat = compat::routes().into_iter().fold(Router::new(), with);
+    let compat = compat.layer(DefaultBodyLimit::max(MAX_COMPAT_BODY_BYTES));
+    let router = routes().into_iter().fold(compat, with);
     router.with_state(Arc::new(state)).layer(from_fn_with_state(metrics, metrics::count))
 }
 
@@ -123,7 +133,8 @@ mod tests {
         let description: serde_json::Value = serde_json::from_str(service::OPENAPI).unwrap();
         let described: BTreeSet<_> = description["paths"].as_object().unwrap().keys().cloned().collect();
         // A path in OpenAPI cannot say that a part of it has slashes.
-        let served = routes().into_iter().map(|(path, _)| path.replace("{*", "{")).collect();
+        let served =
+            routes().into_iter().chain(compat::routes()).map(|(path, _)| path.replace("{*", "{")).collect();
         assert_eq!(described, served);
     }
 }

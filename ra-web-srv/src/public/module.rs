@@ -14,14 +14,14 @@ use crate::module_description::{Description, Pcr, describe, describe_pcrs};
 use crate::query::Parameters;
 
 /// Most random bytes in one answer, and how many there are if nobody says.
-const MAX_RANDOM_BYTES: u64 = 1024;
+pub(crate) const MAX_RANDOM_BYTES: u64 = 1024;
 const DEFAULT_RANDOM_BYTES: u64 = 32;
 
 /// What one call of the NSM costs that signs nothing.
-const CALL_COST: u32 = 10;
+pub(crate) const NSM_CALL_COST: u32 = 10;
 
 /// Bytes that the NSM gives a call.
-const RANDOM_BYTES_PER_CALL: u64 = 256;
+pub(crate) const RANDOM_BYTES_PER_CALL: u64 = 256;
 
 #[derive(Serialize)]
 struct Described {
@@ -31,7 +31,7 @@ struct Described {
 }
 
 pub(super) async fn description(State(state): Shared) -> Result<Response, ApiError> {
-    state.budget.spend(CALL_COST)?;
+    state.budget.spend(NSM_CALL_COST)?;
     let description = state.nsm.ask(describe).await?;
     Ok(uncached(Described { note: NO_EVIDENCE, description }))
 }
@@ -43,7 +43,7 @@ struct Pcrs {
 }
 
 pub(super) async fn pcrs(State(state): Shared) -> Result<Response, ApiError> {
-    state.budget.spend(32 * CALL_COST)?;
+    state.budget.spend(32 * NSM_CALL_COST)?;
     let pcrs = state.nsm.ask(describe_pcrs).await?;
     Ok(uncached(Pcrs { note: NO_EVIDENCE, pcrs }))
 }
@@ -62,7 +62,7 @@ pub(super) async fn random(
     let parameters = Parameters::parse(query.as_deref(), &["len"])?;
     let len = parameters.number("len", 1..=MAX_RANDOM_BYTES)?.unwrap_or(DEFAULT_RANDOM_BYTES);
     let calls = u32::try_from(len.div_ceil(RANDOM_BYTES_PER_CALL)).expect("at most MAX_RANDOM_BYTES");
-    state.budget.spend(calls * CALL_COST)?;
+    state.budget.spend(calls * NSM_CALL_COST)?;
     let len = usize::try_from(len).expect("at most MAX_RANDOM_BYTES");
     let random = state.nsm.ask(move |nsm| nsm.random(len)).await?;
     if accepts(&headers, "application/json") {

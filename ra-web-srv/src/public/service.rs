@@ -53,6 +53,6 @@ pub(super) async fn manifest(State(state): Shared) -> Result<Response, ApiError>
 pub(crate) const NO_EVIDENCE: &str = "This is the enclave's own word and proves nothing to you. Verify an attestation document on your own machine.";
 
 /// `answer` as JSON that nobody keeps.
-pub(super) fn uncached(answer: impl serde::Serialize) -> Response {
+pub(crate) fn uncached(answer: impl serde::Serialize) -> Response {
     ([(header::CACHE_CONTROL, "no-store")], Json(answer)).into_response()
 }

@@ -200,7 +200,7 @@ async fn the_ledger_is_asked_only_what_is_meant() {
         ("/v1/ledger/entries?limit=1001", 400, "parameter_malformed"),
         ("/v1/ledger/stream/app/../egress", 404, "no_such_path"),
         ("/v1/ledger/stream/app%2f..%2fegress", 404, "no_such_path"),
-        ("/v1/ledger/stream/ledger", 404, "no_such_path"),
+        ("/v1/ledger/stream/private", 404, "no_such_path"),
         ("/v1/ledger/tile/../sweep", 404, "no_such_path"),
         ("/v1/ledger/tile/0/000%3fx=1", 404, "no_such_path"),
         ("/v1/ledger/tile/0/000%0d%0ax", 404, "no_such_path"),

@@ -10,6 +10,7 @@ mod api;
 mod application;
 mod attestation;
 mod batch;
+mod compat;
 mod faults;
 mod kms;
 mod ledger;
