@@ -13,6 +13,7 @@
 
 pub(crate) mod cli;
 mod device;
+mod doh;
 mod guide;
 mod ledger;
 mod records;
@@ -34,6 +35,7 @@ use egress::Policy;
 use intercept::{flows::Listeners, plan};
 use manifest::Dns;
 use relay::Engine;
+use rustls::RootCertStore;
 use sys::tun::Tun;
 use tokio::{
     net::{TcpListener, TcpSocket},
@@ -71,6 +73,8 @@ pub struct Config {
     pub policy: Policy,
     /// Who answers what is asked about names beside their addresses.
     pub dns: Dns,
+    /// The roots that the resolver of `dns` is trusted by, if it is asked by TLS or HTTPS.
+    pub dns_roots: RootCertStore,
     /// Where the host is asked.
     pub host: Addr,
     /// The control device of TUN devices.
@@ -162,7 +166,7 @@ impl Transparent {
         let guide = Arc::new(Guide::new(config.policy));
         let records = Arc::new(Records::default());
         let uplink = Uplink::new(config.host);
-        let upstream = Upstream::new(uplink.clone(), &config.dns, upstream::mozilla());
+        let upstream = Upstream::new(uplink.clone(), &config.dns, config.dns_roots);
         let resolver = Arc::new(Resolver::new(Arc::clone(&guide), upstream, Arc::clone(&records)));
         let tcp = Tcp::new(&guide, &uplink, &records, &resolver, commands.clone(), engine);
         let udp = Udp::new(&guide, &uplink, &records, &resolver, commands);

@@ -9,6 +9,8 @@
 mod host;
 #[path = "transparent/inside.rs"]
 mod inside;
+#[path = "transparent/resolver.rs"]
+mod resolver;
 
 use std::{
     path::Path,
@@ -94,6 +96,8 @@ parts!(
     datagrams_that_are_not_allowed_are_answered,
     names_are_answered_by_policy,
     other_records_are_asked_for_outside,
+    questions_go_over_tls,
+    questions_go_over_https,
     a_program_off_the_shelf_fetches_a_page,
 );
 

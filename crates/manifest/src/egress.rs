@@ -15,8 +15,17 @@ use toml::Spanned;
 
 use crate::source::{Mistake, mistake};
 
-/// The port of DNS over TLS (RFC 7858, section 3.1).
-const DNS_TLS_PORT: u16 = 853;
+/// How DNS over TLS is written, and its port (RFC 7858, section 3.1).
+const TLS: (&str, u16) = ("tls:", 853);
+/// How DNS over HTTPS is written, and its port.
+const HTTPS: (&str, u16) = ("https:", 443);
+/// The path that RFC 8484 has in its examples, and nearly every resolver.
+const DEFAULT_PATH: &str = "/dns-query";
+/// Longest path, in bytes.
+const MAX_PATH_BYTES: usize = 255;
+/// What `dns` may say.
+const ALLOWED: &str = "allowed: \"host\", \"tls:ADDRESS\" or \"https:ADDRESS\", with #NAME and for https /PATH behind it; an IPv6 \
+                       address in brackets";
 
 // Members stand in ascending order of their names, as the canonical form wants them.
 
@@ -47,6 +56,26 @@ pub enum Dns {
         /// The name in its certificate; without one, its certificate is for the address.
         name: Option<Name>,
     },
+    /// A resolver that the enclave asks by DNS over HTTPS. Written `https:ADDRESS`, `https:ADDRESS#NAME`, the address
+    /// followed by a port if it is not 443, the path at the end if it is not `/dns-query`.
+    Https {
+        /// Its address and port.
+        server: SocketAddr,
+        /// The name in its certificate and URL; without one, both have the address.
+        name: Option<Name>,
+        /// The path of its URL.
+        path: String,
+    },
+}
+
+impl Dns {
+    /// The resolver that the enclave asks itself, if it does.
+    pub fn server(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Host => None,
+            Self::Tls { server, .. } | Self::Https { server, .. } => Some(*server),
+        }
+    }
 }
 
 impl Egress {
@@ -57,7 +86,7 @@ impl Egress {
 
     /// The policy for the host: the same, and where the enclave resolves names itself, the resolver that it asks.
     pub fn host_policy(&self) -> Policy {
-        let Dns::Tls { server, .. } = &self.dns else { return self.policy() };
+        let Some(server) = self.dns.server() else { return self.policy() };
         let port = NonZeroU16::new(server.port()).expect("a resolver's port is not 0");
         let resolver = Rule::of_address(Protocol::Tcp, server.ip(), port);
         self.compile(&[self.allow.as_slice(), &[resolver]].concat())
@@ -97,13 +126,18 @@ fn is_special(network: &Network) -> bool {
 
 impl fmt::Display for Dns {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::Tls { server, name } = self else { return f.write_str("host") };
-        match (server.port(), server.ip()) {
-            (DNS_TLS_PORT, IpAddr::V6(v6)) => write!(f, "tls:[{v6}]")?,
-            (DNS_TLS_PORT, IpAddr::V4(v4)) => write!(f, "tls:{v4}")?,
-            _ => write!(f, "tls:{server}")?,
+        let (server, name, (scheme, usual), path) = match self {
+            Self::Host => return f.write_str("host"),
+            Self::Tls { server, name } => (server, name, TLS, None),
+            Self::Https { server, name, path } => (server, name, HTTPS, Some(path)),
+        };
+        match server.ip() {
+            IpAddr::V6(v6) if server.port() == usual => write!(f, "{scheme}[{v6}]")?,
+            IpAddr::V4(v4) if server.port() == usual => write!(f, "{scheme}{v4}")?,
+            _ => write!(f, "{scheme}{server}")?,
         }
-        name.iter().try_for_each(|name| write!(f, "#{name}"))
+        name.iter().try_for_each(|name| write!(f, "#{name}"))?;
+        path.filter(|path| *path != DEFAULT_PATH).map_or(Ok(()), |path| f.write_str(path))
     }
 }
 
@@ -111,28 +145,44 @@ impl FromStr for Dns {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const ALLOWED: &str =
-            "allowed: \"host\", \"tls:ADDRESS\" or \"tls:ADDRESS#NAME\", an IPv6 address in brackets";
         if text == "host" {
             return Ok(Self::Host);
         }
-        let rest = text.strip_prefix("tls:").ok_or(ALLOWED)?;
-        let (server, name) = match rest.split_once('#') {
-            Some((server, name)) => (server, Some(name.parse().map_err(|_| ALLOWED)?)),
-            None => (rest, None),
+        if let Some(rest) = text.strip_prefix(TLS.0) {
+            let (server, name) = server_and_name(rest, TLS.1).ok_or(ALLOWED)?;
+            return Ok(Self::Tls { server, name });
+        }
+        let rest = text.strip_prefix(HTTPS.0).ok_or(ALLOWED)?;
+        let (place, path) = match rest.find('/') {
+            Some(at) => rest.split_at(at),
+            None => (rest, DEFAULT_PATH),
         };
-        let bare = server.strip_prefix('[').and_then(|s| s.strip_suffix(']'));
-        let alone = match bare {
-            Some(v6) => v6.parse().map(IpAddr::V6).ok(),
-            None => server.parse().map(IpAddr::V4).ok(),
-        };
-        let server: SocketAddr = match alone {
-            Some(address) => (address, DNS_TLS_PORT).into(),
-            None => server.parse().map_err(|_| ALLOWED)?,
-        };
-        let plain = matches!(server, SocketAddr::V4(_)) || server.ip().to_canonical().is_ipv6();
-        if plain && server.port() != 0 { Ok(Self::Tls { server, name }) } else { Err(ALLOWED) }
+        let (server, name) = server_and_name(place, HTTPS.1).ok_or(ALLOWED)?;
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~%".contains(&byte);
+        if path.len() > MAX_PATH_BYTES || !path.bytes().all(plain) {
+            return Err(ALLOWED);
+        }
+        Ok(Self::Https { server, name, path: path.to_owned() })
     }
+}
+
+/// `ADDRESS`, `ADDRESS:PORT`, either with `#NAME` behind it.
+fn server_and_name(text: &str, usual_port: u16) -> Option<(SocketAddr, Option<Name>)> {
+    let (server, name) = match text.split_once('#') {
+        Some((server, name)) => (server, Some(name.parse().ok()?)),
+        None => (text, None),
+    };
+    let bare = server.strip_prefix('[').and_then(|s| s.strip_suffix(']'));
+    let alone = match bare {
+        Some(v6) => v6.parse().map(IpAddr::V6).ok(),
+        None => server.parse().map(IpAddr::V4).ok(),
+    };
+    let server: SocketAddr = match alone {
+        Some(address) => (address, usual_port).into(),
+        None => server.parse().ok()?,
+    };
+    let plain = matches!(server, SocketAddr::V4(_)) || server.ip().to_canonical().is_ipv6();
+    (plain && server.port() != 0).then_some((server, name))
 }
 
 impl Serialize for Dns {
@@ -273,6 +323,10 @@ mod tests {
             ("tls:1.1.1.1:8853", "tls:1.1.1.1:8853"),
             ("tls:[2606:4700::1111]", "tls:[2606:4700::1111]"),
             ("tls:[2606:4700::1111]:53#a", "tls:[2606:4700::1111]:53#a"),
+            ("https:9.9.9.9", "https:9.9.9.9"),
+            ("https:9.9.9.9:443#Dns.example/dns-query", "https:9.9.9.9#dns.example"),
+            ("https:9.9.9.9#dns.example/resolve/me", "https:9.9.9.9#dns.example/resolve/me"),
+            ("https:[2606:4700::1111]:8443/", "https:[2606:4700::1111]:8443/"),
         ] {
             assert_eq!(text.parse::<Dns>().unwrap().to_string(), normal);
         }
@@ -284,7 +338,11 @@ mod tests {
             "tls:::1",
             "tls:[::ffff:1.1.1.1]",
             "tls:1.1.1.1#",
-            "https:1.1.1.1",
+            "https:",
+            "https:dns.example/dns-query",
+            "https:1.1.1.1/a?b",
+            "https:1.1.1.1/a b",
+            "https://1.1.1.1/",
         ] {
             assert!(text.parse::<Dns>().is_err(), "{text}");
         }
@@ -297,5 +355,7 @@ mod tests {
         let ask = |policy: Policy| policy.evaluate(&resolver, 853, Protocol::Tcp).is_allowed();
         assert!(ask(egress.host_policy()));
         assert!(!ask(egress.policy()));
+        let egress = parse("allow = [\"a.example:443\"]\ndns = \"https:9.9.9.9:853\"").unwrap();
+        assert!(ask(egress.host_policy()));
     }
 }

@@ -6,7 +6,7 @@ use egress::{Policy, PolicyError, Rule};
 use manifest::{Dns, Measured, MeasuredError};
 use transport::Addr;
 
-use super::Config;
+use super::{Config, upstream};
 use crate::serve::vsock_side;
 
 #[derive(Debug, clap::Args)]
@@ -86,6 +86,7 @@ impl TransparentArgs {
         Ok(Config {
             policy,
             dns,
+            dns_roots: upstream::mozilla(),
             host: self.host,
             tun: self.tun,
             device: self.device,

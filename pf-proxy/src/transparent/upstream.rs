@@ -1,18 +1,25 @@
-//! Who answers the questions that go outside: the host's resolvers, or one that is spoken to by DNS over TLS (RFC 7858).
+//! Who answers the questions that go outside: the host's resolvers, or one that is spoken to by DNS over TLS (RFC 7858) or
+//! HTTPS (RFC 8484).
 //!
-//! With DNS over TLS the host carries bytes that it can neither read nor change. The roots are Mozilla's, as of the build: a
+//! With either the host carries bytes that it can neither read nor change. The roots are Mozilla's, as of the build: a
 //! program in the enclave cannot add one. The time by which certificates are judged is the enclave's clock, which the host
 //! sets: one whose key was lost and that has expired since could be used again.
 
 use std::{io, net::SocketAddr, sync::Arc};
 
-use egress::{Destination, Protocol, wire};
+use egress::{Destination, Name, Protocol, wire};
 use manifest::Dns;
 use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::TlsConnector;
 
-use super::uplink::{Uplink, UplinkError};
+use super::{
+    doh::{self, HttpError, Place},
+    uplink::{Uplink, UplinkError},
+};
+
+/// The port that URLs leave out.
+const HTTPS_PORT: u16 = 443;
 
 /// Who is asked.
 #[derive(Debug)]
@@ -25,6 +32,8 @@ struct Tls {
     server: SocketAddr,
     name: ServerName<'static>,
     connector: TlsConnector,
+    /// Where questions go if that is HTTP.
+    http: Option<Place>,
 }
 
 impl std::fmt::Debug for Tls {
@@ -40,6 +49,8 @@ pub(super) enum AskError {
     Uplink(#[from] UplinkError),
     #[error("the connection broke, or the resolver is not who it should be")]
     Io(#[from] io::Error),
+    #[error(transparent)]
+    Http(#[from] HttpError),
     #[error("{0}")]
     Wire(#[from] wire::WireError),
     #[error("the answer is none to this question")]
@@ -49,7 +60,7 @@ pub(super) enum AskError {
 }
 
 /// The roots that resolvers are trusted by.
-pub(super) fn mozilla() -> RootCertStore {
+pub(crate) fn mozilla() -> RootCertStore {
     webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect()
 }
 
@@ -58,9 +69,18 @@ impl Upstream {
         let tls = match dns {
             Dns::Host => None,
             Dns::Tls { server, name } => {
-                let name = name.as_ref().and_then(|name| ServerName::try_from(name.as_str().to_owned()).ok());
-                let name = name.unwrap_or_else(|| ServerName::IpAddress(server.ip().into()));
-                Some(Tls { server: *server, name, connector: connector(roots) })
+                let connector = connector(roots, vec![b"dot".to_vec()]);
+                Some(Tls {
+                    server: *server,
+                    name: server_name(*server, name.as_ref()),
+                    connector,
+                    http: None,
+                })
+            }
+            Dns::Https { server, name, path } => {
+                let connector = connector(roots, doh::protocols());
+                let http = Some(Place { authority: authority(*server, name.as_ref()), path: path.clone() });
+                Some(Tls { server: *server, name: server_name(*server, name.as_ref()), connector, http })
             }
         };
         Self { uplink, tls }
@@ -72,18 +92,36 @@ impl Upstream {
         let server = Destination::Address(tls.server.ip());
         let (stream, _) = self.uplink.connect(Protocol::Tcp, &server, tls.server.port()).await?;
         let stream = tls.connector.connect(tls.name.clone(), stream).await?;
-        exchange(stream, question).await
+        let Some(place) = &tls.http else { return exchange(stream, question).await };
+        let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        Ok(doh::exchange(stream, is_http2, place, question).await?)
     }
 }
 
-fn connector(roots: RootCertStore) -> TlsConnector {
+/// What its certificate has to be for.
+fn server_name(server: SocketAddr, name: Option<&Name>) -> ServerName<'static> {
+    let name = name.and_then(|name| ServerName::try_from(name.as_str().to_owned()).ok());
+    name.unwrap_or_else(|| ServerName::IpAddress(server.ip().into()))
+}
+
+/// As it is called in a URL.
+fn authority(server: SocketAddr, name: Option<&Name>) -> String {
+    let host = match (name, server) {
+        (Some(name), _) => name.to_string(),
+        (None, SocketAddr::V4(v4)) => v4.ip().to_string(),
+        (None, SocketAddr::V6(v6)) => format!("[{}]", v6.ip()),
+    };
+    if server.port() == HTTPS_PORT { host } else { format!("{host}:{}", server.port()) }
+}
+
+fn connector(roots: RootCertStore, protocols: Vec<Vec<u8>>) -> TlsConnector {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("the provider has suites of TLS 1.3")
         .with_root_certificates(roots)
         .with_no_client_auth();
-    config.alpn_protocols = vec![b"dot".to_vec()];
+    config.alpn_protocols = protocols;
     TlsConnector::from(Arc::new(config))
 }
 

@@ -23,7 +23,8 @@ pub(crate) fn start(socket: &Path) -> Host {
     let listener = UnixListener::bind(socket).unwrap();
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
     let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let servers = (tcp.local_addr().unwrap(), udp.local_addr().unwrap());
+    let resolver = crate::resolver::start(&socket.with_extension("root"));
+    let servers = (tcp.local_addr().unwrap(), udp.local_addr().unwrap(), resolver);
     thread::spawn(move || tcp.incoming().flatten().for_each(|stream| drop(thread::spawn(|| serve(stream)))));
     thread::spawn(move || {
         let mut buffer = [0; 65_536];
@@ -39,7 +40,8 @@ pub(crate) fn start(socket: &Path) -> Host {
     Host
 }
 
-type Servers = (std::net::SocketAddr, std::net::SocketAddr);
+/// TCP, UDP, and the resolver that is asked by TLS and HTTPS.
+type Servers = (std::net::SocketAddr, std::net::SocketAddr, std::net::SocketAddr);
 
 /// Sends back what comes; a web server if it is asked as one.
 fn serve(mut stream: TcpStream) {
@@ -61,12 +63,17 @@ fn serve(mut stream: TcpStream) {
 
 fn answer(mut stream: UnixStream, servers: Servers) {
     let Ok(request) = read_request(&mut stream) else { return };
-    let Request::Connect { protocol, destination, .. } = request else {
+    let Request::Connect { protocol, destination, port, .. } = request else {
         reply(&mut stream, Status::Connected);
         drop(questions(stream));
         return;
     };
     let text = destination.to_string();
+    if text == "192.0.2.53" && matches!(port, 443 | 853) {
+        let server = TcpStream::connect(servers.2).unwrap();
+        reply(&mut stream, Status::Connected);
+        return carry(stream, server);
+    }
     let status = match text.split('.').next().unwrap_or_default() {
         "echo" => Status::Connected,
         "refused" => Status::Refused,
@@ -149,23 +156,29 @@ fn datagrams(mut enclave: UnixStream, servers: Servers) -> io::Result<()> {
     }
 }
 
-/// Answers every question with one text, or, for names that begin with `forged`, with an address that nobody asked for and
-/// the answer to another question.
+/// One text for every question, and, for names that begin with `forged`, the answer to another question; always with an
+/// address that nobody asked for.
+pub(crate) fn answer_to(question: &[u8], text: &[u8]) -> Vec<u8> {
+    let end = 12 + question[12..].iter().position(|byte| *byte == 0).unwrap() + 5;
+    let mut reply = [&question[..2], &[0x81, 0x80, 0, 1, 0, 2, 0, 0, 0, 0], &question[12..end]].concat();
+    if question[13..].starts_with(b"forged") {
+        reply[13] = b'F' + 1;
+    }
+    reply.extend(b"\xc0\x0c\x00\x10\x00\x01\x00\x00\x00\x3c\x00");
+    reply.push(u8::try_from(text.len()).unwrap());
+    reply.extend(text);
+    reply.extend(b"\xc0\x0c\x00\x01\x00\x01\x00\x00\x00\x3c\x00\x04\xa9\xfe\xa9\xfe");
+    reply
+}
+
+/// Answers the questions of one stream.
 fn questions(mut enclave: UnixStream) -> io::Result<()> {
     loop {
         let mut head = [0; 2];
         enclave.read_exact(&mut head)?;
         let mut question = vec![0; u16::from_be_bytes(head).into()];
         enclave.read_exact(&mut question)?;
-        let end = 12 + question[12..].iter().position(|byte| *byte == 0).unwrap() + 5;
-        let mut reply = [&question[..2], &[0x81, 0x80, 0, 1, 0, 2, 0, 0, 0, 0], &question[12..end]].concat();
-        if question[13..].starts_with(b"forged") {
-            reply[13] = b'F' + 1;
-        }
-        let text = b"\xc0\x0c\x00\x10\x00\x01\x00\x00\x00\x3c\x00\x06\x05hello";
-        let address = b"\xc0\x0c\x00\x01\x00\x01\x00\x00\x00\x3c\x00\x04\xa9\xfe\xa9\xfe";
-        reply.extend(text);
-        reply.extend(address);
+        let reply = answer_to(&question, b"\x05hello");
         enclave.write_all(&u16::try_from(reply.len()).unwrap().to_be_bytes())?;
         enclave.write_all(&reply)?;
     }

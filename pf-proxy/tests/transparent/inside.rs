@@ -4,6 +4,7 @@ use std::{
     collections::HashSet,
     io::{Read, Write},
     net::{IpAddr, Shutdown, SocketAddr, TcpStream, ToSocketAddrs, UdpSocket},
+    path::PathBuf,
     process::Command,
     sync::mpsc,
     thread,
@@ -34,8 +35,9 @@ pub(crate) fn with_way_out(part: fn()) {
     let rules = |texts: &[&str]| texts.iter().map(|text| text.parse::<Rule>().unwrap()).collect::<Vec<_>>();
     let config = Config {
         policy: Policy::compile(&rules(&ALLOW), &rules(&["bad.test:*"]), &[]).unwrap(),
-        dns: manifest::Dns::Host,
-        host: Addr::Unix(std::env::var_os(super::HOST).unwrap().into()),
+        dns: resolver_of_this_part(),
+        dns_roots: resolvers_root(),
+        host: Addr::Unix(host()),
         tun: "/dev/net/tun".into(),
         device: "egress0".into(),
         max_connections: 4096,
@@ -56,6 +58,31 @@ pub(crate) fn with_way_out(part: fn()) {
     // With its end every record is written.
     drop(stop);
     serving.join().unwrap();
+}
+
+fn host() -> PathBuf {
+    std::env::var_os(super::HOST).unwrap().into()
+}
+
+/// By what way questions go outside: the part's name says it.
+fn resolver_of_this_part() -> manifest::Dns {
+    let part = std::env::var(super::PART).unwrap();
+    let over = |word| part.contains(word);
+    let text = if over("over_tls") {
+        "tls:192.0.2.53#dns.test"
+    } else if over("over_https") {
+        "https:192.0.2.53#dns.test"
+    } else {
+        "host"
+    };
+    text.parse().unwrap()
+}
+
+/// The root of the resolver outside, which the host's part wrote beside its socket.
+fn resolvers_root() -> rustls::RootCertStore {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(std::fs::read(host().with_extension("root")).unwrap().into()).unwrap();
+    roots
 }
 
 /// The addresses of a name at a port, by the system's resolver.
@@ -266,7 +293,20 @@ pub(crate) fn names_are_answered_by_policy() {
     assert!(resolve("localhost", 1)[0].ip().is_loopback());
 }
 
+pub(crate) fn questions_go_over_tls() {
+    other_records(b"\x06sealed");
+}
+
+pub(crate) fn questions_go_over_https() {
+    other_records(b"\x06sealed");
+}
+
 pub(crate) fn other_records_are_asked_for_outside() {
+    other_records(b"\x05hello");
+}
+
+/// With the text that whoever is asked outside gives for answer.
+fn other_records(text: &[u8]) {
     let ask = |name: &str, kind: u16, tcp: bool| {
         let mut question = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
         for label in name.split('.') {
@@ -296,7 +336,7 @@ pub(crate) fn other_records_are_asked_for_outside() {
     for tcp in [false, true] {
         let answer = ask("echo.test", TXT, tcp);
         assert_eq!((answer[3] & 15, &answer[4..8]), (0, &[0, 1, 0, 1][..]), "{answer:?}");
-        assert!(answer.ends_with(b"\x05hello"));
+        assert!(answer.ends_with(text), "{answer:?}");
         // Not a word of the address that came with it.
         assert!(!answer.windows(4).any(|part| part == [169, 254, 169, 254]));
         assert_eq!(ask("_sip._tcp.echo.test", TXT, tcp)[3] & 15, 0);
