@@ -4,7 +4,7 @@ TARGET := x86_64-unknown-linux-gnu
 BIN := target/static/$(TARGET)/release
 BACKEND ?=
 
-.PHONY: help build demo test hello-image python-image kernel qemu bench reproducible doctor clean
+.PHONY: help build demo test hello-image agent-image agent-clients python-image kernel qemu bench reproducible doctor clean
 
 help:
 	@echo "make demo [BACKEND=local|qemu]  build, boot, serve, verify, and see a changed byte found out"
@@ -26,6 +26,13 @@ test:
 
 hello-image: build
 	@tools/images hello
+
+agent-image: build
+	@tools/images agent
+
+# Clients that others wrote, for tests that use them if they are there: reference_apps/tee_agent/clients.
+agent-clients:
+	@tools/agent-clients
 
 python-image:
 	@tools/images python

@@ -79,6 +79,12 @@ impl Config {
     }
 }
 
+/// Whether an agent can have that name: `A-Z a-z 0-9 _ - .`, so that no text about it is ambiguous.
+pub fn is_valid_tee_name(name: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
+    (1..=MAX_TEE_NAME_BYTES).contains(&name.len()) && name.bytes().all(allowed)
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Raw {
@@ -189,8 +195,7 @@ fn value(key: &'static str, message: impl Into<String>) -> ConfigError {
 
 impl Raw {
     fn check(self) -> Result<Config, ConfigError> {
-        let name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
-        if !(1..=MAX_TEE_NAME_BYTES).contains(&self.tee_name.len()) || !self.tee_name.bytes().all(name) {
+        if !is_valid_tee_name(&self.tee_name) {
             return Err(value("tee_name", format!("1 to {MAX_TEE_NAME_BYTES} of A-Z a-z 0-9 _ - .")));
         }
         let operator =

@@ -13,6 +13,7 @@ pub mod evidence;
 pub mod json;
 pub mod outside;
 pub mod rpc;
+pub mod sealed;
 pub mod serve;
 pub mod server;
 pub mod spending;

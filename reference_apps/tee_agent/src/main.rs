@@ -1,12 +1,14 @@
 //! Starts the agent: its configuration, its key, a listener, and an end at SIGTERM. Logs to stdout, one line per event; the
-//! enclave carries those lines to the host.
+//! enclave carries those lines to the host. Outside, the same program is its operator's tool.
 
 #![forbid(unsafe_code)]
 
-use std::{net::SocketAddr, path::PathBuf};
+mod client;
+
+use std::{io::Write, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use tee_agent::{
     config::Config,
     eth::AgentKey,
@@ -26,8 +28,24 @@ const CONFIG_VARIABLE: &str = "TEE_AGENT_CONFIG";
 ///
 /// Its configuration is TOML, in the environment variable TEE_AGENT_CONFIG or in a file. In an enclave both are measured.
 #[derive(Parser)]
-#[command(version)]
+#[command(version, args_conflicts_with_subcommands = true)]
 struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: Serve,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Verify a running agent, and show its key
+    Verify(client::Whom),
+    /// Set variables of a running agent, as its operator. It is verified first, and values are sealed to its key
+    Set(client::Update),
+}
+
+#[derive(clap::Args)]
+struct Serve {
     /// Where to serve HTTP
     #[arg(long, default_value = "127.0.0.1:7047")]
     listen: SocketAddr,
@@ -39,10 +57,31 @@ struct Args {
     api: PathBuf,
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> anyhow::Result<()> {
-    tracing_subscriber::fmt().with_ansi(false).init();
+fn main() -> ExitCode {
     let args = Args::parse();
+    let result = match &args.command {
+        None => run(args.serve).map(|()| None),
+        Some(Command::Verify(whom)) => client::show(whom).map(Some),
+        Some(Command::Set(update)) => client::set(update).map(Some),
+    };
+    match result {
+        Ok(said) => {
+            if let Some(said) = said {
+                // A closed pipe is a normal end.
+                let _ = writeln!(std::io::stdout(), "{said}");
+            }
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn run(args: Serve) -> anyhow::Result<()> {
+    tracing_subscriber::fmt().with_ansi(false).init();
     let text = match &args.config {
         Some(path) => {
             std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?

@@ -48,6 +48,8 @@ pub struct Item {
     pub name: String,
     /// Its new value.
     pub value: String,
+    /// The SHA-256 of the [sealed](crate::sealed) bytes that it came in, if it did: the operator signed those.
+    pub sealed: Option<[u8; 32]>,
     /// Makes it public. False changes nothing.
     pub public: bool,
     /// Makes it immutable. False changes nothing.
@@ -205,8 +207,10 @@ impl Variables {
         }
         let plain: Vec<Item> = items.iter().map(|(item, _)| item.clone()).collect();
         check_size(&plain)?;
-        if plain.iter().any(|item| item.public || item.immutable) {
-            return Err(UpdateError::Legacy { reason: "they do not cover `public` and `immutable`" });
+        if plain.iter().any(|item| item.public || item.immutable || item.sealed.is_some()) {
+            return Err(UpdateError::Legacy {
+                reason: "they do not cover `public`, `immutable` and `sealed`",
+            });
         }
         for (item, signature) in items {
             if !authority.operator.verifies(&legacy_digest(&authority.tee_name, item), signature) {
@@ -257,8 +261,11 @@ pub fn update_message(authority: &Authority, number: u64, items: &[Item]) -> Str
     for item in items {
         let visibility = if item.public { "public" } else { "hidden" };
         let mutability = if item.immutable { "immutable" } else { "mutable" };
-        let value = digest::digest(&digest::SHA256, item.value.as_bytes());
-        text.push_str(&format!("\nset {} {visibility} {mutability} {}", item.name, hex::encode(value)));
+        let (form, digest) = match &item.sealed {
+            Some(digest) => ("sealed", hex::encode(digest)),
+            None => ("value", hex::encode(digest::digest(&digest::SHA256, item.value.as_bytes()))),
+        };
+        text.push_str(&format!("\nset {} {visibility} {mutability} {form} {digest}", item.name));
     }
     text
 }

@@ -130,9 +130,13 @@ fn update(config: &str, number: u64, items: Value) -> String {
         .iter()
         .map(|item| Item {
             name: item["name"].as_str().unwrap().to_owned(),
-            value: item["value"].as_str().unwrap().to_owned(),
+            value: item["value"].as_str().unwrap_or_default().to_owned(),
             public: item["public"] == true,
             immutable: item["immutable"] == true,
+            sealed: item["sealed"].as_str().map(|sealed| {
+                let sealed = STANDARD.decode(sealed).unwrap();
+                aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &sealed).as_ref().try_into().unwrap()
+            }),
         })
         .collect();
     let message = update_message(&authority, number, &signed);
@@ -212,6 +216,24 @@ async fn a_legacy_update_is_taken_where_it_is_allowed_and_shown_as_weak() {
     let (status, answer) = ask(&closed, "POST", "/api/v1/variables", body).await;
     assert_eq!(status, StatusCode::FORBIDDEN);
     assert!(answer.as_str().unwrap().starts_with("legacy signatures are not accepted"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_sealed_value_is_opened_by_the_agent_alone() {
+    let agent = agent_outside(CONFIG);
+    let (_, about) = ask(&agent, "GET", "/api/v1/config", "").await;
+    let key = hex::decode(about["public_key"].as_str().unwrap().strip_prefix("0x").unwrap()).unwrap();
+    let sealed = tee_agent::sealed::seal(&key.try_into().unwrap(), "motto", "be kind").unwrap();
+    let body = update(CONFIG, 1, json!([{"name": "motto", "sealed": sealed}]));
+    // Whoever carries it cannot put another one in its place.
+    let other = tee_agent::sealed::seal(&agent_key().public_key(), "motto", "be rude").unwrap();
+    let replaced = body.replace(&sealed, &other);
+    assert_eq!(ask(&agent, "POST", "/api/v1/variables", replaced).await.0, StatusCode::UNAUTHORIZED);
+    let both = body.replace("\"sealed\"", "\"value\":\"\",\"sealed\"");
+    assert_eq!(ask(&agent, "POST", "/api/v1/variables", both).await.0, StatusCode::BAD_REQUEST);
+    assert_eq!(ask(&agent, "POST", "/api/v1/variables", body).await.0, StatusCode::OK);
+    let motto = ask(&agent, "GET", "/api/v1/variables", r#"{"name": "motto"}"#).await;
+    assert_eq!(motto, (StatusCode::OK, json!("be kind")));
 }
 
 const COMPLETION: &str = r#"{"id":"x","choices":[{"index":0,"message":{"role":"assistant","content":null,

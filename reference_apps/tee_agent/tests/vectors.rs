@@ -1,5 +1,5 @@
 //! Signatures and transactions beside what others made: ethers' own cases, published answers, and what eth_account and
-//! ethers make of our inputs (`interop/`).
+//! ethers make of our inputs (`clients/`).
 
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
@@ -190,6 +190,7 @@ fn an_update_that_other_clients_signed_is_taken() {
             value: item["value"].as_str().unwrap().to_owned(),
             public: item["public"].as_bool().unwrap(),
             immutable: item["immutable"].as_bool().unwrap(),
+            sealed: None,
         })
         .collect();
     let number = update["number"].as_u64().unwrap();

@@ -3,7 +3,10 @@
 use std::fmt;
 
 use aws_lc_rs::rand;
-use k256::ecdsa::{RecoveryId, SigningKey, VerifyingKey, signature::hazmat::PrehashVerifier};
+use k256::{
+    PublicKey, ecdh,
+    ecdsa::{RecoveryId, SigningKey, VerifyingKey, signature::hazmat::PrehashVerifier},
+};
 
 use super::{Address, keccak256};
 
@@ -85,6 +88,16 @@ impl AgentKey {
         let (signature, recovery) = self.0.sign_prehash_recoverable(digest);
         let (r, s) = signature.split_bytes();
         Signature { r: r.into(), s: s.into(), y_is_odd: recovery.is_y_odd() }
+    }
+
+    /// The x coordinate that this key and the one whose public key is `point` (SEC1) have in common, and nobody else.
+    ///
+    /// # Errors
+    /// [`KeyError::Form`] if `point` is no public key.
+    pub fn agree(&self, point: &[u8]) -> Result<[u8; 32], KeyError> {
+        let point = PublicKey::from_sec1_bytes(point).map_err(|_| KeyError::Form)?;
+        let shared = ecdh::diffie_hellman(self.0.as_nonzero_scalar(), point.as_affine());
+        Ok((*shared.raw_secret_bytes()).into())
     }
 
     /// Signs a message as `personal_sign` does (EIP-191, version 0x45).

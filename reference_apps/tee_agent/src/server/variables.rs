@@ -12,7 +12,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{Agent, Body, Failure};
-use crate::variables::{Item, UpdateError};
+use crate::{
+    eth::AgentKey,
+    sealed,
+    variables::{Item, UpdateError},
+};
 
 /// What the body of the answer was in the first deployments.
 const DONE: &str = "Variables set.";
@@ -70,7 +74,8 @@ struct Update {
 #[derive(Deserialize)]
 struct RawItem {
     name: String,
-    value: String,
+    value: Option<String>,
+    sealed: Option<String>,
     #[serde(default)]
     public: bool,
     #[serde(default)]
@@ -99,7 +104,10 @@ fn update_sound(agent: &Agent, number: u64, signature: &str, items: Vec<RawItem>
         return Failure::new(StatusCode::BAD_REQUEST, "`signature` is 0x and 65 bytes in hex")
             .into_response();
     };
-    let items: Vec<Item> = items.into_iter().map(Item::from).collect();
+    let items: Vec<Item> = match items.into_iter().map(|item| item.open(&agent.key)).collect() {
+        Ok(items) => items,
+        Err(failure) => return failure.into_response(),
+    };
     match agent.variables().update(&agent.authority, number, &items, &signature) {
         Ok(()) => {
             tracing::info!(number, count = items.len(), "the operator set variables");
@@ -118,7 +126,10 @@ fn update_legacy(agent: &Agent, items: Vec<RawItem>) -> Response {
         let Some(signature) = signature else {
             return (StatusCode::UNAUTHORIZED, Json(UpdateError::Signature.to_string())).into_response();
         };
-        signed.push((Item::from(item), signature));
+        match item.open(&agent.key) {
+            Ok(item) => signed.push((item, signature)),
+            Err(failure) => return failure.into_response(),
+        }
     }
     let result = agent.variables().update_legacy(&agent.authority, &signed);
     let mut response = match result {
@@ -148,8 +159,18 @@ fn bytes<const N: usize>(hex_digits: &str) -> Option<[u8; N]> {
     Some(bytes)
 }
 
-impl From<RawItem> for Item {
-    fn from(RawItem { name, value, public, immutable, .. }: RawItem) -> Self {
-        Self { name, value, public, immutable }
+impl RawItem {
+    fn open(self, key: &AgentKey) -> Result<Item, Failure> {
+        let bad = |message: String| Failure::new(StatusCode::BAD_REQUEST, message);
+        let (value, sealed) = match (self.value, self.sealed) {
+            (Some(value), None) => (value, None),
+            (None, Some(sealed)) => {
+                let opened = sealed::open(key, &self.name, &sealed);
+                let (value, digest) = opened.map_err(|error| bad(format!("{:?}: {error}", self.name)))?;
+                (value, Some(digest))
+            }
+            _ => return Err(bad(format!("{:?} has either `value` or `sealed`", self.name))),
+        };
+        Ok(Item { name: self.name, value, sealed, public: self.public, immutable: self.immutable })
     }
 }

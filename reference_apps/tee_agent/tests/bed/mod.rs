@@ -1,5 +1,7 @@
 //! An agent beside servers that say what a test tells them to.
 
+#![allow(dead_code, reason = "no test uses all of it")]
+
 use std::{
     path::Path,
     sync::{Arc, Mutex},

@@ -1,23 +1,12 @@
 // Adds what ethers makes of the same inputs to ../testdata/clients.json; run make_vectors.py before.
-import { createHash } from "node:crypto";
 import { readFileSync, writeFileSync } from "node:fs";
 import { Interface, Transaction, Wallet, version } from "ethers";
+import { seal, updateMessage } from "./client.mjs";
 
 const path = new URL("../testdata/clients.json", import.meta.url);
 const vectors = JSON.parse(readFileSync(path, "utf8"));
 const agent = new Wallet(vectors.agent.private_key);
 const operator = new Wallet(vectors.operator.private_key);
-
-/** The text that an operator signs, from the README alone. */
-export function updateMessage(teeName, address, number, items) {
-  const lines = ["tee_agent operator variables v2", `agent ${teeName}`, `key ${address}`, `number ${number}`];
-  for (const item of items) {
-    const digest = createHash("sha256").update(item.value, "utf8").digest("hex");
-    const flags = `${item.public ? "public" : "hidden"} ${item.immutable ? "immutable" : "mutable"}`;
-    lines.push(`set ${item.name} ${flags} ${digest}`);
-  }
-  return lines.join("\n");
-}
 
 async function signed({ transaction }) {
   const { chainId, nonce, gas, gasPrice, maxFeePerGas, maxPriorityFeePerGas, to, value, data } = transaction;
@@ -40,6 +29,12 @@ vectors.ethers = {
   messages: await Promise.all(vectors.messages.map(({ message }) => agent.signMessage(message))),
   transactions: await Promise.all(vectors.transactions.map(signed)),
   update: { message, signature: await operator.signMessage(message) },
+  sealed: {
+    name: vectors.sealed.name,
+    value: vectors.sealed.value,
+    sealed: seal(Buffer.from(agent.signingKey.publicKey.slice(2), "hex"), vectors.sealed.name, vectors.sealed.value,
+      Buffer.alloc(32, 0x55)),
+  },
   transfer: erc20.encodeFunctionData("transfer", [operator.address, 2n ** 256n - 1n]),
 };
 writeFileSync(path, `${JSON.stringify(vectors, null, 1)}\n`);

@@ -5,8 +5,10 @@ import json
 import pathlib
 
 import ecdsa
+from cryptography.hazmat.primitives.asymmetric import ec
 from eth_account import Account
-from eth_account.messages import encode_defunct
+
+from client import seal, sign_message, update_message
 
 OPERATOR = "0x" + "42" * 32
 AGENT = "0x" + "09" * 32
@@ -28,26 +30,11 @@ ITEMS = [
 ]
 
 
-def update_message(tee_name, agent, number, items):
-    """The text that an operator signs, from the README alone."""
-    lines = ["tee_agent operator variables v2", f"agent {tee_name}", f"key {agent}", f"number {number}"]
-    for item in items:
-        visibility = "public" if item.get("public") else "hidden"
-        mutability = "immutable" if item.get("immutable") else "mutable"
-        digest = hashlib.sha256(item["value"].encode()).hexdigest()
-        lines.append(f"set {item['name']} {visibility} {mutability} {digest}")
-    return "\n".join(lines)
-
-
 def legacy_signature(tee_name, name, value):
     """As the first deployments' operator script makes it."""
     digest = hashlib.sha256(f"{tee_name};update_variables;{name};{value}".encode()).digest()
     key = ecdsa.SigningKey.from_string(bytes.fromhex(OPERATOR[2:]), curve=ecdsa.SECP256k1)
     return key.sign_deterministic(digest).hex()
-
-
-def sign_message(key, text):
-    return "0x" + bytes(Account.sign_message(encode_defunct(text=text), key).signature).hex()
 
 
 def texts(transaction):
@@ -59,9 +46,11 @@ def main():
     operator, agent = Account.from_key(OPERATOR), Account.from_key(AGENT)
     public = ecdsa.SigningKey.from_string(bytes.fromhex(OPERATOR[2:]), curve=ecdsa.SECP256k1).verifying_key
     message = update_message("robot_sensory_forest", agent.address.lower(), 3, ITEMS)
+    recipient = b"\x04" + ecdsa.SigningKey.from_string(bytes.fromhex(AGENT[2:]), curve=ecdsa.SECP256k1).verifying_key.to_string()
+    ephemeral = ec.derive_private_key(int("55" * 32, 16), ec.SECP256K1())
     made = [Account.sign_transaction(transaction, AGENT) for transaction in TRANSACTIONS]
     vectors = {
-        "made_with": {name: importlib.metadata.version(name) for name in ("eth-account", "ecdsa")},
+        "made_with": {name: importlib.metadata.version(name) for name in ("eth-account", "ecdsa", "cryptography")},
         "operator": {"private_key": OPERATOR, "address": operator.address, "public_key": public.to_string().hex()},
         "agent": {"private_key": AGENT, "address": agent.address},
         "messages": [{"message": text, "signature": sign_message(AGENT, text)} for text in MESSAGES],
@@ -72,6 +61,7 @@ def main():
         ],
         "update": {"tee_name": "robot_sensory_forest", "number": 3, "items": ITEMS, "message": message,
                    "signature": sign_message(OPERATOR, message)},
+        "sealed": {"name": "api_key", "value": "sk;é", "sealed": seal(recipient, "api_key", "sk;é", ephemeral)},
         "legacy": {"api_key": {"value": "sk;1",
                                "signature": legacy_signature("robot_sensory_forest", "api_key", "sk;1")}},
     }
