@@ -7,15 +7,17 @@
 
 #![forbid(unsafe_code)]
 
+pub mod api;
 pub mod cli;
+mod client;
 pub mod content;
-pub mod journal;
 pub mod listing;
 pub mod monitor;
 pub mod observe;
 pub mod patterns;
 mod queue;
 pub mod record;
+pub mod run;
 pub mod scan;
 pub mod state;
 pub mod tree;

@@ -13,6 +13,7 @@ mod worker;
 mod writer;
 
 use std::{
+    ops::ControlFlow,
     os::fd::{AsFd, BorrowedFd},
     path::PathBuf,
     sync::{
@@ -21,20 +22,25 @@ use std::{
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread::JoinHandle,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use ledger::{Cause, GapReason, StreamName};
+use ledger::{
+    Cause, Gap, GapReason, Observation as Recorded, State,
+    store::{Event, File, Ledger},
+};
+use tokio::sync::{broadcast, watch};
 
 use self::{
     trees::{Trees, Walk},
-    writer::Request,
+    writer::{Observation, Request},
 };
 use crate::{
     content::DigestSet,
-    journal::{Happening, Journal, JournalError, Place},
     patterns::Patterns,
     queue::{Queue, When},
+    record::to_ledger,
+    state::{Content, Unread},
     tree::{Tree, TreeError, is_within, split, text},
     walk::{Found, Visitor, walk},
     watch::{Change, WatchError, Watcher},
@@ -46,6 +52,8 @@ const MADE_QUIET: Duration = Duration::from_millis(20);
 const WRITTEN_QUIET: Duration = Duration::from_millis(50);
 /// Portions of findings that wait for the writer.
 const WAITING_REQUESTS: usize = 64;
+/// Records kept for those who want to see them as they are made.
+const KEPT_RECORDS: usize = 4096;
 /// Recorded paths read at a time.
 const PAGE: usize = 1024;
 
@@ -80,7 +88,7 @@ pub enum MonitorError {
     Watch(#[from] WatchError),
     /// Nor recorded.
     #[error(transparent)]
-    Journal(#[from] JournalError),
+    Ledger(#[from] ledger::store::Error),
     /// A thread does not start.
     #[error("cannot start a thread")]
     Thread(#[source] std::io::Error),
@@ -134,7 +142,7 @@ pub struct Monitor {
 pub(crate) struct Shared {
     tree: Tree,
     watcher: Watcher,
-    journal: Arc<dyn Journal>,
+    ledger: Arc<Ledger>,
     digests: DigestSet,
     queue: Mutex<Queue>,
     /// A path became due, or there is another reason to look.
@@ -147,20 +155,26 @@ pub(crate) struct Shared {
     phase_changed: Condvar,
     stop: AtomicBool,
     counters: Counters,
+    grown: watch::Sender<u64>,
+    records: broadcast::Sender<Arc<(Vec<u8>, Recorded)>>,
 }
 
 impl Monitor {
-    /// Records everything that is there, and goes on to record whatever changes.
+    /// Records everything that is there, and goes on to record whatever changes. `grown` is told the size of the ledger.
     ///
     /// # Errors
     /// When something cannot be watched or recorded; nothing goes on then.
-    pub fn start(settings: Settings, journal: Arc<dyn Journal>) -> Result<Self, MonitorError> {
+    pub fn start(
+        settings: Settings,
+        ledger: Arc<Ledger>,
+        grown: watch::Sender<u64>,
+    ) -> Result<Self, MonitorError> {
         let tree = Tree::open(&settings.base, &settings.roots, settings.patterns)?;
         let (requests, received) = sync_channel(WAITING_REQUESTS);
         let shared = Arc::new(Shared {
             tree,
             watcher: Watcher::new(settings.max_watches)?,
-            journal,
+            ledger,
             digests: settings.digests,
             queue: Mutex::default(),
             due: Condvar::new(),
@@ -171,6 +185,8 @@ impl Monitor {
             phase_changed: Condvar::new(),
             stop: AtomicBool::new(false),
             counters: Counters::default(),
+            grown,
+            records: broadcast::Sender::new(KEPT_RECORDS),
         });
         let mut monitor = Self { shared, threads: Vec::new() };
         match monitor.begin(settings.threads.max(1), received) {
@@ -283,12 +299,9 @@ impl Handle {
         self.shared.tree.covers(path, false)
     }
 
-    /// Appends to a stream; returns once that is durable.
-    ///
-    /// # Errors
-    /// When the ledger cannot be written.
-    pub fn append(&self, name: StreamName, payload: Vec<u8>) -> Result<Place, MonitorError> {
-        self.shared.append(Happening::Stream { name, payload })
+    /// Records as they are made from now on, each with its path.
+    pub fn records(&self) -> broadcast::Receiver<Arc<(Vec<u8>, Recorded)>> {
+        self.shared.records.subscribe()
     }
 
     /// Looks at everything again; returns once all of it is recorded that did not change meanwhile.
@@ -363,16 +376,24 @@ impl Shared {
         self.requests.send(request).map_err(|_| MonitorError::Ended)
     }
 
-    fn append(&self, happening: Happening) -> Result<Place, MonitorError> {
-        let (reply, answer) = sync_channel(1);
-        self.request(Request::Append { happening, reply })?;
-        answer.recv().map_err(|_| MonitorError::Ended)
-    }
-
     /// Records that nobody looked for some time.
     fn append_gap(&self, reason: GapReason, detail: &str) -> Result<(), MonitorError> {
         self.counters.gaps.fetch_add(1, Ordering::Relaxed);
-        self.append(Happening::Gap { reason, detail: detail.to_owned() }).map(drop)
+        let last = self.ledger.entries(self.ledger.size().saturating_sub(1), 1)?;
+        let since = last.first().map_or(0, |(_, entry)| entry.time);
+        let gap = Gap { reason, since, detail: detail.to_owned() };
+        self.ledger.append(now(), vec![Event::Gap(gap)])?;
+        Ok(())
+    }
+
+    /// What was recorded last of a file.
+    fn recorded(&self, file: &File) -> Result<Option<State>, MonitorError> {
+        Ok(self.ledger.last(file)?.map(|observation| observation.record.state))
+    }
+
+    /// Tells whoever waits for entries that there are some.
+    fn grown(&self) {
+        self.grown.send_replace(self.ledger.size());
     }
 
     /// Waits until everything is recorded that was found before.
@@ -383,9 +404,10 @@ impl Shared {
     }
 
     fn first_walk(&self, threads: usize) -> Result<(), MonitorError> {
-        let cause = if self.journal.size() == 0 { Cause::Scan } else { Cause::Restart };
+        // A ledger that is opened again says by itself that nobody looked meanwhile.
+        let cause = if self.ledger.size() == 0 { Cause::Scan } else { Cause::Restart };
         if cause == Cause::Restart {
-            self.append_gap(GapReason::Restart, "the monitor was not running")?;
+            self.counters.gaps.fetch_add(1, Ordering::Relaxed);
             self.count_files()?;
         }
         self.watch_roots()?;
@@ -394,17 +416,36 @@ impl Shared {
         self.find_removed(cause, When::Now)
     }
 
-    /// Counts what is recorded already.
-    fn count_files(&self) -> Result<(), MonitorError> {
-        let mut after: Box<[u8]> = Box::default();
+    /// Every file that was ever recorded, in portions.
+    fn for_each_file(
+        &self,
+        after: Option<Vec<u8>>,
+        mut each: impl FnMut(&File) -> Result<ControlFlow<()>, MonitorError>,
+    ) -> Result<(), MonitorError> {
+        let mut after = after;
         loop {
-            let page = self.journal.present(&after, PAGE)?;
-            self.counters.files.fetch_add(page.len() as u64, Ordering::Relaxed);
-            match page.into_iter().next_back() {
-                Some(last) => after = last,
+            let page = self.ledger.files(after.as_deref(), PAGE)?;
+            for file in &page {
+                if each(file)?.is_break() {
+                    return Ok(());
+                }
+            }
+            match page.last() {
+                _ if self.stopped() => return Err(MonitorError::Ended),
+                Some(last) => after = Some(last.path().to_vec()),
                 None => return Ok(()),
             }
         }
+    }
+
+    /// Counts what is recorded already.
+    fn count_files(&self) -> Result<(), MonitorError> {
+        self.for_each_file(None, |file| {
+            if self.recorded(file)?.is_some_and(|state| state != State::Removed) {
+                self.counters.files.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(ControlFlow::Continue(()))
+        })
     }
 
     /// Watches the names of the roots in the directories above them, so that one that is replaced is seen again.
@@ -420,25 +461,17 @@ impl Shared {
 
     /// Marks what is recorded and not there any more.
     fn find_removed(&self, cause: Cause, when: When) -> Result<(), MonitorError> {
-        let mut after: Box<[u8]> = Box::default();
-        loop {
-            let page = self.journal.present(&after, PAGE)?;
-            let Some(last) = page.last() else { return Ok(()) };
-            after = last.clone();
-            for path in &page {
-                let looked = self
-                    .tree
-                    .open_parent(path)
-                    .and_then(|(directory, name)| crate::observe::look(directory.file.as_fd(), name));
-                // What cannot be looked at is not known to be there.
-                if !matches!(looked, Ok(Some(_))) {
-                    self.mark(path, cause, when);
-                }
+        self.for_each_file(None, |file| {
+            let looked = self
+                .tree
+                .open_parent(file.path())
+                .and_then(|(directory, name)| crate::observe::look(directory.file.as_fd(), name));
+            // What cannot be looked at is not known to be there.
+            if !matches!(looked, Ok(Some(_))) {
+                self.mark(file.path(), cause, when);
             }
-            if self.stopped() {
-                return Err(MonitorError::Ended);
-            }
-        }
+            Ok(ControlFlow::Continue(()))
+        })
     }
 
     fn read_changes(&self) -> Result<(), MonitorError> {
@@ -482,6 +515,12 @@ impl Shared {
     }
 }
 
+/// Nanoseconds since 1970 by the enclave's clock, for the ledger.
+pub fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// Watches and records what the first walk finds.
 struct FirstWalk<'a> {
     shared: &'a Shared,
@@ -499,6 +538,13 @@ impl Visitor for FirstWalk<'_> {
         if self.shared.stopped() {
             return Err(MonitorError::Ended);
         }
-        self.shared.request(Request::Found { files, cause: self.cause })
+        // Computed here, where every thread does some of it.
+        let observations = files.into_iter().map(|Found { path, state, .. }| {
+            let moving = state.content == Content::Unread(Unread::Moving);
+            let file = self.shared.ledger.file(path.into())?;
+            Ok(Observation { file, cause: self.cause, state: to_ledger(&state), moving })
+        });
+        let observations = observations.collect::<Result<_, ledger::store::Error>>()?;
+        self.shared.request(Request::Found(observations))
     }
 }

@@ -1,7 +1,6 @@
 //! What becomes of files is in the ledger, whatever is done to them.
 
 mod faults;
-mod memory;
 
 use std::{
     collections::BTreeMap,
@@ -12,10 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ledger::{Algorithm, Content, State};
+use ledger::{Algorithm, Content, Record, State, StreamEntry, StreamName, StreamPayload, store::Options};
+use redb::backends::InMemoryBackend;
 use tempfile::TempDir;
 
-use self::memory::MemoryJournal;
 use super::*;
 
 /// Far longer than anything takes; a wait that succeeds ends at once.
@@ -24,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A directory of files, a ledger, and a monitor between them.
 struct World {
     dir: TempDir,
-    journal: Arc<MemoryJournal>,
+    ledger: Arc<Ledger>,
     monitor: Option<Monitor>,
 }
 
@@ -38,6 +37,14 @@ fn settings(base: &Path) -> Settings {
         threads: 3,
         max_watches: usize::MAX,
     }
+}
+
+fn start(settings: Settings, ledger: &Arc<Ledger>) -> Result<Monitor, MonitorError> {
+    Monitor::start(settings, Arc::clone(ledger), watch::Sender::new(0))
+}
+
+fn memory() -> Arc<Ledger> {
+    Arc::new(Ledger::open_backend(InMemoryBackend::new(), now(), Options::default()).unwrap())
 }
 
 fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
@@ -54,18 +61,36 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("app")).unwrap();
         prepare(&dir.path().join("app"));
-        let mut world = Self { dir, journal: MemoryJournal::new(), monitor: None };
-        world.start();
-        world
+        let ledger = memory();
+        let monitor = start(settings(dir.path()), &ledger).unwrap();
+        Self { dir, ledger, monitor: Some(monitor) }
     }
 
-    fn start(&mut self) {
-        let journal: Arc<dyn Journal> = Arc::clone(&self.journal) as _;
-        self.monitor = Some(Monitor::start(settings(self.dir.path()), journal).unwrap());
+    fn records(&self, path: &[u8]) -> Vec<Record> {
+        let file = self.ledger.file(path.to_vec()).unwrap();
+        let history = self.ledger.history(&file, usize::MAX).unwrap();
+        history.into_iter().rev().map(|observation| observation.record).collect()
     }
 
-    fn stop(&mut self) {
-        self.monitor.take().unwrap().stop();
+    /// What is there, as recorded.
+    fn states(&self) -> BTreeMap<Box<[u8]>, State> {
+        let files = self.ledger.files(None, usize::MAX).unwrap();
+        let last = files.into_iter().map(|file| {
+            let last = self.ledger.last(&file).unwrap().unwrap();
+            (file.path().into(), last.record.state)
+        });
+        last.filter(|(_, state)| *state != State::Removed).collect()
+    }
+
+    fn gaps(&self, wanted: GapReason) -> usize {
+        let is_one =
+            |entry: &StreamEntry| matches!(&entry.payload, StreamPayload::Gap(gap) if gap.reason == wanted);
+        self.ledger
+            .stream(&StreamName::ledger(), 0, usize::MAX)
+            .unwrap()
+            .iter()
+            .filter(|entry| is_one(entry))
+            .count()
     }
 
     fn shared(&self) -> &Shared {
@@ -88,7 +113,7 @@ impl World {
             }
             _ => None,
         };
-        let history = self.journal.history(format!("/app/{name}").as_bytes());
+        let history = self.records(format!("/app/{name}").as_bytes());
         history.iter().map(|record| (record.cause, digest(&record.state))).collect()
     }
 
@@ -125,7 +150,7 @@ impl World {
         let truth = self.truth();
         let start = Instant::now();
         loop {
-            let recorded = self.journal.states();
+            let recorded = self.states();
             if recorded == truth {
                 return;
             }
@@ -149,7 +174,7 @@ fn the_first_walk_is_recorded_before_the_monitor_is_started() {
         fs::create_dir_all(app.join("a/b")).unwrap();
         fs::write(app.join("a/b/c"), "content").unwrap();
     });
-    assert_eq!(world.journal.states(), world.truth());
+    assert_eq!(world.states(), world.truth());
     assert_eq!(world.history("a/b/c"), [(Cause::Scan, Some(blake3::hash(b"content").as_bytes().to_vec()))]);
     assert_eq!((world.handle().phase(), world.handle().pending()), (Phase::Watching, 0));
 }
@@ -175,7 +200,7 @@ fn a_change_of_attributes_is_a_change() {
     let world = World::new(|app| fs::write(app.join("x"), "1").unwrap());
     fs::set_permissions(world.path("x"), fs::Permissions::from_mode(0o4711)).unwrap();
     wait_until("the mode is recorded", || {
-        let last = world.journal.history(b"/app/x").pop().unwrap();
+        let last = world.records(b"/app/x").pop().unwrap();
         matches!(last.state, State::Present(attributes, _) if attributes.mode == 0o4711)
     });
 }
@@ -284,42 +309,35 @@ fn lost_notifications_are_recorded_as_a_gap_and_made_up_for() {
     world.wait_for("b/x", Some(b"2"));
     world.wait_for_truth();
     assert!(world.history("b/x").iter().all(|(cause, _)| *cause == Cause::Overflow));
-    let gap = |happening: &Happening| matches!(happening, Happening::Gap { reason: GapReason::Overflow, .. });
-    assert_eq!(world.journal.log().iter().filter(|happening| gap(happening)).count(), 1);
+    assert_eq!(world.gaps(GapReason::Overflow), 1);
     fs::write(world.path("b/x"), "3").unwrap();
     world.wait_for("b/x", Some(b"3"));
 }
 
 #[test]
 fn after_a_restart_the_ledger_says_what_changed_meanwhile_and_that_nobody_looked() {
-    let mut world = World::new(|app| {
-        for name in ["same", "changed", "removed"] {
-            fs::write(app.join(name), "1").unwrap();
-        }
-    });
-    world.stop();
-    fs::write(world.path("changed"), "2").unwrap();
-    fs::remove_file(world.path("removed")).unwrap();
-    fs::write(world.path("added"), "1").unwrap();
-    world.start();
+    let dir = tempfile::tempdir().unwrap();
+    let app = dir.path().join("app");
+    fs::create_dir(&app).unwrap();
+    for name in ["same", "changed", "removed"] {
+        fs::write(app.join(name), "1").unwrap();
+    }
+    let open = || Arc::new(Ledger::open(&dir.path().join("ledger"), now(), Options::default()).unwrap());
+    start(settings(dir.path()), &open()).unwrap().stop();
+    fs::write(app.join("changed"), "2").unwrap();
+    fs::remove_file(app.join("removed")).unwrap();
+    fs::write(app.join("added"), "1").unwrap();
+    let ledger = open();
+    let monitor = start(settings(dir.path()), &ledger).unwrap();
+    let world = World { dir, ledger, monitor: Some(monitor) };
     world.wait_for("removed", None);
     world.wait_for_truth();
     assert_eq!(world.history("same").len(), 1);
     for name in ["changed", "removed", "added"] {
         assert_eq!(world.history(name).last().unwrap().0, Cause::Restart, "{name}");
     }
-    let gap = |happening: &Happening| matches!(happening, Happening::Gap { reason: GapReason::Restart, .. });
-    assert_eq!(world.journal.log().iter().filter(|happening| gap(happening)).count(), 1);
+    assert_eq!(world.gaps(GapReason::Restart), 1);
     assert_eq!(world.handle().counters().files.load(Ordering::Relaxed), world.truth().len() as u64);
-}
-
-#[test]
-fn streams_are_written_by_the_same_hand() {
-    let world = World::new(|_| {});
-    let place = world.handle().append("app/notes".parse().unwrap(), b"hello".to_vec()).unwrap();
-    let log = world.journal.log();
-    let expected = Happening::Stream { name: "app/notes".parse().unwrap(), payload: b"hello".to_vec() };
-    assert_eq!(log[usize::try_from(place.index).unwrap()], expected);
 }
 
 #[test]
@@ -341,6 +359,6 @@ fn a_name_may_be_any_bytes() {
     let world = World::new(|_| {});
     let name = std::ffi::OsStr::from_bytes(b"a\nb\xff%");
     fs::write(world.dir.path().join("app").join(name), "x").unwrap();
-    wait_until("it is recorded", || !world.journal.history(b"/app/a\nb\xff%").is_empty());
+    wait_until("it is recorded", || !world.records(b"/app/a\nb\xff%").is_empty());
     world.wait_for_truth();
 }

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ledger::{Cause, State};
+use ledger::State;
 use rustix::{
     fs::{Mode, OFlags},
     io::Errno,
@@ -21,7 +21,7 @@ use crate::{
     content::Reader,
     listing::Listing,
     observe::{Seen, look_at, observe},
-    queue::{Task, When},
+    queue::Task,
     record::to_ledger,
     state::{Content, State as Found, Unread},
     tree::pseudo,
@@ -31,8 +31,6 @@ use crate::{
 const MAX_ATTEMPTS: u32 = 7;
 /// After the first time; each further time takes twice as long.
 const RETRY: Duration = Duration::from_millis(4);
-/// When to look again at what was recorded as moving.
-const MOVING_RETRY: Duration = Duration::from_secs(1);
 /// Paths taken at a time.
 const BATCH: usize = 4;
 
@@ -52,7 +50,7 @@ pub(super) fn run(shared: &Shared) -> Result<(), MonitorError> {
         for task in tasks {
             shared.counters.looks.fetch_add(1, Ordering::Relaxed);
             let looked = shared.look(&mut reader, &task.path);
-            observations.extend(shared.settle(task, looked));
+            observations.extend(shared.settle(task, looked)?);
         }
         if !observations.is_empty() {
             shared.request(Request::Observed(observations))?;
@@ -85,26 +83,24 @@ impl Shared {
     }
 
     /// What to record after a look; nothing if the path is to be looked at again first.
-    fn settle(&self, task: Task, looked: Looked) -> Option<Observation> {
-        let state = match looked {
-            Looked::State(state) => state,
+    fn settle(&self, task: Task, looked: Looked) -> Result<Option<Observation>, MonitorError> {
+        let (state, moving) = match looked {
+            Looked::State(state) => (state, false),
             Looked::Ignored => {
                 self.queue().done(&task.path);
                 self.recorded.notify_all();
-                return None;
+                return Ok(None);
             }
             Looked::Moving(_) if task.attempts < MAX_ATTEMPTS => {
                 let delay = RETRY.saturating_mul(1 << task.attempts.min(MAX_ATTEMPTS));
                 self.queue().put_back(task, delay, Instant::now());
                 self.due.notify_one();
-                return None;
+                return Ok(None);
             }
-            Looked::Moving(state) => {
-                self.mark(&task.path, Cause::Event, When::After(MOVING_RETRY));
-                state
-            }
+            Looked::Moving(state) => (state, true),
         };
-        Some(Observation { path: task.path, cause: task.cause, state })
+        let file = self.ledger.file(task.path.to_vec())?;
+        Ok(Some(Observation { file, cause: task.cause, state, moving }))
     }
 
     /// Finds out what is at a path.
@@ -137,8 +133,9 @@ impl Shared {
 
     /// What was recorded last: nothing newer is known.
     fn last(&self, path: &[u8]) -> State {
-        let recorded = self.journal.current(path).ok().flatten();
-        recorded.map_or(State::Removed, |record| record.state)
+        let file = self.ledger.file(path.to_vec()).ok();
+        let recorded = file.and_then(|file| self.recorded(&file).ok().flatten());
+        recorded.unwrap_or(State::Removed)
     }
 
     /// Lists a directory; `None` if it is none any more.

@@ -1,22 +1,29 @@
 //! The one thread that writes: what has come while it wrote the last group is the next.
 
-use std::sync::{
-    Arc,
-    atomic::Ordering,
-    mpsc::{Receiver, SyncSender},
+use std::{
+    ops::ControlFlow,
+    sync::{
+        Arc,
+        atomic::Ordering,
+        mpsc::{Receiver, SyncSender},
+    },
+    time::Duration,
 };
 
-use ledger::{Cause, Record, State};
+use ledger::{
+    Cause, Observation as Recorded, Record, State,
+    store::{Appended, Event, File},
+};
 
-use super::{MonitorError, PAGE, Shared};
+use super::{MonitorError, Shared, now};
 use crate::{
-    journal::{Happening, Place},
     queue::When,
-    record::{changes_listing, is_directory, to_ledger},
-    state::{Content, Unread},
+    record::{changes_listing, is_directory},
     tree::split,
-    walk::Found,
 };
+
+/// When to look again at what was recorded as moving.
+const MOVING_RETRY: Duration = Duration::from_secs(1);
 
 /// Most entries written at a time.
 const MAX_GROUP: usize = 4096;
@@ -25,21 +32,9 @@ const MAX_GROUP: usize = 4096;
 #[derive(Debug)]
 pub(crate) enum Request {
     /// Record what a first walk found.
-    Found {
-        /// The files.
-        files: Vec<Found>,
-        /// Why it was made.
-        cause: Cause,
-    },
+    Found(Vec<Observation>),
     /// Record what was found of paths that are out of the queue, and give them back.
     Observed(Vec<Observation>),
-    /// Append something, and say where it is once it is durable.
-    Append {
-        /// What.
-        happening: Happening,
-        /// Where to say it.
-        reply: SyncSender<Place>,
-    },
     /// Say when everything before is durable.
     Flush(SyncSender<()>),
     /// Look whether it is time to end.
@@ -49,16 +44,18 @@ pub(crate) enum Request {
 /// What was found at a path.
 #[derive(Debug)]
 pub(crate) struct Observation {
-    pub(crate) path: Arc<[u8]>,
+    pub(crate) file: File,
     pub(crate) cause: Cause,
     pub(crate) state: State,
+    /// It changed all the time, and has to be looked at again.
+    pub(crate) moving: bool,
 }
 
 pub(super) fn run(shared: &Shared, received: &Receiver<Request>) -> Result<(), MonitorError> {
     let mut group = Group::default();
     while let Ok(request) = received.recv() {
         group.add(shared, request)?;
-        while group.happenings.len() < MAX_GROUP {
+        while group.events.len() < MAX_GROUP {
             let Ok(request) = received.try_recv() else { break };
             group.add(shared, request)?;
         }
@@ -72,93 +69,77 @@ pub(super) fn run(shared: &Shared, received: &Receiver<Request>) -> Result<(), M
 
 #[derive(Debug, Default)]
 struct Group {
-    happenings: Vec<Happening>,
+    events: Vec<Event>,
     /// Paths to give back to the queue.
-    out: Vec<Arc<[u8]>>,
+    out: Vec<Vec<u8>>,
     /// Directories whose listing has changed.
     listings: Vec<Box<[u8]>>,
     /// Directories that are none any more.
     gone: Vec<Box<[u8]>>,
     /// Files found in movement.
     moving: Vec<Box<[u8]>>,
-    replies: Vec<(usize, SyncSender<Place>)>,
     flushes: Vec<SyncSender<()>>,
 }
 
 impl Group {
     fn add(&mut self, shared: &Shared, request: Request) -> Result<(), MonitorError> {
         match request {
-            Request::Found { files, cause } => {
-                for Found { path, state, .. } in files {
-                    if state.content == Content::Unread(Unread::Moving) {
-                        self.moving.push(path.clone());
-                    }
-                    self.compare(shared, &path, cause, to_ledger(&state))?;
-                }
+            Request::Found(observations) => {
+                observations.into_iter().try_for_each(|observation| self.compare(shared, observation))
             }
-            Request::Observed(observations) => {
-                for Observation { path, cause, state } in observations {
-                    self.compare(shared, &path, cause, state)?;
-                    self.out.push(path);
-                }
+            Request::Observed(observations) => observations.into_iter().try_for_each(|observation| {
+                self.out.push(observation.file.path().to_vec());
+                self.compare(shared, observation)
+            }),
+            Request::Flush(reply) => {
+                self.flushes.push(reply);
+                Ok(())
             }
-            Request::Append { happening, reply } => {
-                self.replies.push((self.happenings.len(), reply));
-                self.happenings.push(happening);
-            }
-            Request::Flush(reply) => self.flushes.push(reply),
-            Request::Wake => {}
+            Request::Wake => Ok(()),
         }
-        Ok(())
     }
 
     /// Only what differs from what was recorded last is recorded.
-    fn compare(
-        &mut self,
-        shared: &Shared,
-        path: &[u8],
-        cause: Cause,
-        state: State,
-    ) -> Result<(), MonitorError> {
-        let before = shared.journal.current(path)?.map(|record| record.state);
+    fn compare(&mut self, shared: &Shared, observation: Observation) -> Result<(), MonitorError> {
+        let Observation { file, cause, state, moving } = observation;
+        if moving {
+            self.moving.push(file.path().into());
+        }
+        // In the first walk of all each path is found once, and nothing is recorded yet.
+        let before = if cause == Cause::Scan { None } else { shared.recorded(&file)? };
         let was_there = before.as_ref().is_some_and(|before| *before != State::Removed);
         if before.as_ref() == Some(&state) || (!was_there && state == State::Removed) {
             return Ok(());
         }
         if before.as_ref().is_some_and(is_directory) && !is_directory(&state) {
-            self.gone.push(path.into());
+            self.gone.push(file.path().into());
         }
         // While everything is walked, each directory is listed anyway.
         if !matches!(cause, Cause::Scan | Cause::Restart) && changes_listing(before.as_ref(), &state) {
-            self.listings.push(split(path).0.into());
+            self.listings.push(split(file.path()).0.into());
         }
         match (was_there, state == State::Removed) {
             (false, false) => drop(shared.counters.files.fetch_add(1, Ordering::Relaxed)),
             (true, true) => drop(shared.counters.files.fetch_sub(1, Ordering::Relaxed)),
             _ => {}
         }
-        self.happenings.push(Happening::File { path: path.into(), record: Record { cause, state } });
+        self.events.push(Event::File { file, record: Record { cause, state } });
         Ok(())
     }
 
     fn write(self, shared: &Shared) -> Result<(), MonitorError> {
-        let places = if self.happenings.is_empty() {
-            Vec::new()
-        } else {
+        if !self.events.is_empty() {
             shared.counters.groups.fetch_add(1, Ordering::Relaxed);
-            shared.journal.append(self.happenings)?
-        };
-        for (at, reply) in self.replies {
-            if let Some(place) = places.get(at) {
-                // Whoever asked may have gone.
-                let _ = reply.send(*place);
-            }
+            let (time, shown) = (now(), shared.shown(&self.events));
+            let places = shared.ledger.append(time, self.events)?;
+            shared.grown();
+            shared.show(time, shown, &places);
         }
         for directory in &self.gone {
             mark_below(shared, directory)?;
         }
         for path in self.moving {
-            shared.mark(&path, Cause::Event, When::Now);
+            shared.mark(&path, Cause::Event, When::After(MOVING_RETRY));
         }
         for directory in self.listings {
             if shared.tree.root_of(&directory).is_some() {
@@ -172,27 +153,38 @@ impl Group {
         shared.due.notify_all();
         shared.recorded.notify_all();
         for reply in self.flushes {
+            // Whoever asked may have gone.
             let _ = reply.send(());
         }
         Ok(())
     }
 }
 
+impl Shared {
+    /// What to show of a group, if anybody looks.
+    fn shown(&self, events: &[Event]) -> Vec<Event> {
+        if self.records.receiver_count() == 0 { Vec::new() } else { events.to_vec() }
+    }
+
+    fn show(&self, time: u64, events: Vec<Event>, places: &[Appended]) {
+        for (event, &Appended { index, sequence }) in events.into_iter().zip(places) {
+            if let Event::File { file, record } = event {
+                let recorded = Recorded { index, sequence, time, record };
+                // Whoever looked may have gone.
+                let _ = self.records.send(Arc::new((file.path().to_vec(), recorded)));
+            }
+        }
+    }
+}
+
 /// Everything that is recorded below a directory that is gone has to be looked at: some of it may be there again.
 fn mark_below(shared: &Shared, directory: &[u8]) -> Result<(), MonitorError> {
     let prefix = if directory == b"/" { b"/".to_vec() } else { [directory, b"/"].concat() };
-    let mut after: Box<[u8]> = prefix.clone().into();
-    loop {
-        let page = shared.journal.present(&after, PAGE)?;
-        for path in &page {
-            if !path.starts_with(&prefix) {
-                return Ok(());
-            }
-            shared.mark(path, Cause::Event, When::Now);
+    shared.for_each_file(Some(prefix.clone()), |file| {
+        if !file.path().starts_with(&prefix) {
+            return Ok(ControlFlow::Break(()));
         }
-        match page.into_iter().next_back() {
-            Some(last) => after = last,
-            None => return Ok(()),
-        }
-    }
+        shared.mark(file.path(), Cause::Event, When::Now);
+        Ok(ControlFlow::Continue(()))
+    })
 }

@@ -2,6 +2,7 @@
 
 use std::{fs::File, io::Write, os::unix::fs::symlink};
 
+use redb::StorageBackend;
 use rustix::fs::{CWD, Mode};
 
 use super::*;
@@ -80,7 +81,7 @@ fn a_burst_of_new_files_loses_none() {
         fs::write(world.path(&i.to_string()), i.to_string()).unwrap();
     }
     world.wait_for_truth();
-    assert_eq!(world.journal.states().len(), 3001);
+    assert_eq!(world.states().len(), 3001);
 }
 
 #[test]
@@ -101,7 +102,7 @@ fn a_pipe_that_takes_a_files_place_holds_nobody() {
     rustix::fs::mkfifoat(CWD, world.path("pipe"), Mode::from_raw_mode(0o600)).unwrap();
     fs::rename(world.path("pipe"), world.path("x")).unwrap();
     wait_until("the pipe is recorded", || {
-        let last = world.journal.history(b"/app/x").pop().unwrap();
+        let last = world.records(b"/app/x").pop().unwrap();
         matches!(last.state, State::Present(_, Content::Fifo))
     });
     world.wait_for_truth();
@@ -133,28 +134,72 @@ fn a_limit_of_watches_that_is_reached_ends_the_monitor_with_the_reason() {
     for i in 0..8 {
         fs::create_dir_all(app.join(i.to_string())).unwrap();
     }
-    let start = |journal| Monitor::start(Settings { max_watches: 10, ..settings(dir.path()) }, journal);
-    let monitor = start(MemoryJournal::new()).unwrap();
+    let start = || super::start(Settings { max_watches: 10, ..settings(dir.path()) }, &memory());
+    let monitor = start().unwrap();
     let handle = monitor.handle();
     fs::create_dir(app.join("one too many")).unwrap();
     let Phase::Failed(why) = handle.wait_end() else { panic!("{:?}", handle.phase()) };
     assert!(why.contains("one too many") && why.contains("the limit of 10 watched directories"), "{why}");
     drop(monitor);
-    let refused = start(MemoryJournal::new()).unwrap_err().to_string();
+    let refused = start().unwrap_err().to_string();
     assert!(refused.contains("fs.inotify.max_user_watches"), "{refused}");
+}
+
+/// Memory that is full from a moment on.
+#[derive(Debug)]
+struct Full {
+    memory: InMemoryBackend,
+    full: Arc<AtomicBool>,
+}
+
+impl Full {
+    fn room(&self) -> std::io::Result<()> {
+        let full = || std::io::Error::from(std::io::ErrorKind::StorageFull);
+        if self.full.load(Ordering::Relaxed) { Err(full()) } else { Ok(()) }
+    }
+}
+
+impl StorageBackend for Full {
+    fn len(&self) -> std::io::Result<u64> {
+        self.memory.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+        self.memory.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> std::io::Result<()> {
+        self.room()?;
+        self.memory.set_len(len)
+    }
+
+    fn sync_data(&self) -> std::io::Result<()> {
+        self.room()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
+        self.room()?;
+        self.memory.write(offset, data)
+    }
 }
 
 /// A full disk must not make a monitor that goes on without recording.
 #[test]
 fn a_ledger_that_cannot_be_written_ends_the_monitor() {
-    let world = World::new(|_| {});
-    let handle = world.handle();
-    world.journal.fill();
-    fs::write(world.path("x"), "x").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("app")).unwrap();
+    let full = Arc::new(AtomicBool::new(false));
+    let backend = Full { memory: InMemoryBackend::new(), full: Arc::clone(&full) };
+    let ledger = Arc::new(Ledger::open_backend(backend, now(), Options::default()).unwrap());
+    let monitor = super::start(settings(dir.path()), &ledger).unwrap();
+    let recorded = ledger.size();
+    full.store(true, Ordering::Relaxed);
+    fs::write(dir.path().join("app/x"), "x").unwrap();
+    let handle = monitor.handle();
     let Phase::Failed(why) = handle.wait_end() else { panic!("{:?}", handle.phase()) };
-    assert!(why.contains("no space left"), "{why}");
-    assert!(handle.append("app/x".parse().unwrap(), Vec::new()).is_err());
-    assert!(world.handle().sweep().is_err());
+    assert!(why.contains("cannot read or write the ledger"), "{why}");
+    assert_eq!(ledger.size(), recorded);
+    assert!(handle.sweep().is_err());
 }
 
 /// Times that lie in the future, or go back, are recorded as they are and change nothing else.
@@ -168,6 +213,6 @@ fn a_files_times_may_be_any() {
         File::options().write(true).open(world.path("x")).unwrap().set_modified(time).unwrap();
         world.wait_for_truth();
     }
-    let last = world.journal.history(b"/app/x").pop().unwrap();
+    let last = world.records(b"/app/x").pop().unwrap();
     assert!(matches!(last.state, State::Present(attributes, _) if attributes.mtime == 5), "{last:?}");
 }
