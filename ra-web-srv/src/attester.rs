@@ -112,7 +112,12 @@ impl Gatherer {
             if waiting.is_empty() {
                 continue;
             }
-            match self.attest(&waiting).await {
+            let nonces = waiting.iter().map(|waiting| waiting.nonce.clone()).collect();
+            let made = tokio::select! {
+                made = self.attest(nonces) => made,
+                () = all_gone(&mut waiting) => continue,
+            };
+            match made {
                 Ok(made) => made.hand_out(waiting),
                 Err(error) => {
                     error.log();
@@ -135,12 +140,12 @@ impl Gatherer {
         }
     }
 
-    async fn attest(&self, waiting: &[Waiting]) -> Result<Made, ApiError> {
-        let (nonce, batch) = match waiting {
-            [alone] => (alone.nonce.clone(), None),
-            several => {
-                let batch = NonceBatch::new(several.iter().map(|waiting| &waiting.nonce));
-                let batch = batch.expect("2 to MAX_SHARED nonces, which a batch may have");
+    async fn attest(&self, nonces: Vec<Vec<u8>>) -> Result<Made, ApiError> {
+        let count = nonces.len();
+        let (nonce, batch) = match <[_; 1]>::try_from(nonces) {
+            Ok([alone]) => (alone, None),
+            Err(several) => {
+                let batch = NonceBatch::new(several).expect("2 to MAX_SHARED nonces, which a batch may have");
                 (batch.root().0.to_vec(), Some(batch))
             }
         };
@@ -148,8 +153,15 @@ impl Gatherer {
         let request =
             AttestationRequest { nonce: Some(nonce), user_data: Some(statement.encode()), public_key: None };
         let document = self.nsm.ask(move |nsm| nsm.attest(&request)).await?;
-        self.metrics.document_made(waiting.len());
+        self.metrics.document_made(count);
         Ok(Made { document: document.into(), batch, statement: Arc::new(statement) })
+    }
+}
+
+/// Completes when nobody waits any more.
+async fn all_gone(waiting: &mut [Waiting]) {
+    for waiting in waiting {
+        waiting.reply.closed().await;
     }
 }
 
@@ -197,7 +209,12 @@ mod tests {
         let limits = Limits::default();
         let provider: Arc<dyn Provider> = Arc::new(module.clone());
         let nsm = NsmQueue::start(provider, limits.nsm_queue, limits.nsm_answer).unwrap();
-        let binding = Binding { tls_key: Sha256([0; 32]), control_head: None, ledger: None };
+        let binding = Binding {
+            tls_key: Sha256([0; 32]),
+            application_key: Default::default(),
+            control_head: None,
+            ledger: None,
+        };
         Attester::start(Arc::new(nsm), binding, &limits, Arc::default())
     }
 

@@ -1,7 +1,7 @@
 //! What the server says of itself in every document: a binding statement of kind `server`.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::{fs, io};
 
 use attestation::{Sha256, binding::Statement};
@@ -9,11 +9,29 @@ use attestation::{Sha256, binding::Statement};
 use crate::error::ApiError;
 use crate::ledger::Ledger;
 
+/// The digest of the key that the application has named, if it has.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ApplicationKey(Arc<Mutex<Option<Sha256>>>);
+
+impl ApplicationKey {
+    /// The key that counts from now on.
+    pub(crate) fn name(&self, digest: Sha256) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(digest);
+    }
+
+    /// The key that counts.
+    pub(crate) fn digest(&self) -> Option<Sha256> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// What goes into the statement.
 #[derive(Clone, Debug)]
 pub(crate) struct Binding {
     /// Of the TLS key; the same as long as this process lives.
     pub(crate) tls_key: Sha256,
+    /// What the application has named.
+    pub(crate) application_key: ApplicationKey,
     /// Where the control channel keeps the head of its chain; `None` in an image that has no control channel.
     pub(crate) control_head: Option<PathBuf>,
     /// Who knows the state of the ledger; `None` in an image that keeps none.
@@ -41,7 +59,7 @@ impl Binding {
         };
         Ok(Statement::Server {
             tls_key: self.tls_key,
-            application_key: None,
+            application_key: self.application_key.digest(),
             control_head: self.head()?,
             ledger,
         })
@@ -66,7 +84,12 @@ mod tests {
     async fn the_head_is_the_files_and_never_left_out() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("head");
-        let binding = Binding { tls_key: Sha256([1; 32]), control_head: Some(path.clone()), ledger: None };
+        let binding = Binding {
+            tls_key: Sha256([1; 32]),
+            application_key: ApplicationKey::default(),
+            control_head: Some(path.clone()),
+            ledger: None,
+        };
         binding.head().unwrap_err();
         fs::write(&path, [7; 31]).unwrap();
         assert!(binding.head().unwrap_err().source.to_string().contains("31 bytes"));

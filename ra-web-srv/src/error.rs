@@ -84,6 +84,13 @@ pub(crate) enum ApiError {
     NoControl,
     #[error("this image keeps no ledger")]
     NoLedger,
+    #[error("PCR18 is locked, and changes no more")]
+    RegisterLocked,
+    #[error(
+        "this image has no source of keys that outlive the enclave; let AWS KMS keep the key, and have it opened by \
+         /v1/kms/recipient and /v1/kms/open"
+    )]
+    NoKeySource,
     #[error("the ledger has no such file now")]
     NoSuchFile,
     #[error(
@@ -166,6 +173,8 @@ impl ApiError {
             Self::NoControl => (StatusCode::NOT_FOUND, "no_control"),
             Self::NoSuchFile => (StatusCode::NOT_FOUND, "no_such_file"),
             Self::NoDigest => (StatusCode::NOT_FOUND, "no_digest"),
+            Self::RegisterLocked => (StatusCode::CONFLICT, "pcr_locked"),
+            Self::NoKeySource => (StatusCode::NOT_IMPLEMENTED, "no_key_source"),
             Self::NoLedger => (StatusCode::NOT_FOUND, "no_ledger"),
             Self::LedgerRefused { status, .. } => (*status, "ledger_refused"),
             Self::TooMuch { .. } => (StatusCode::TOO_MANY_REQUESTS, "too_many_requests"),

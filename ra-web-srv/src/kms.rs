@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use ::kms::{GenerateError, KEY_ENCRYPTION_ALGORITHM, MAX_MESSAGE_BYTES, Recipient};
-use attestation::binding::{ApplicationData, Statement};
+use attestation::binding::ApplicationData;
 use axum::extract::State;
 use axum::routing::post;
 use axum::{Json, Router};
@@ -16,19 +16,18 @@ use nsm::AttestationRequest;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
 
-use crate::application::{Body, decode_field, read_json};
+use crate::application::{AppState, Body, decode_field, read_json};
 use crate::error::ApiError;
-use crate::nsm_queue::NsmQueue;
 
 /// The module, and a key that is made when it is first wanted.
 struct KmsState {
-    nsm: Arc<NsmQueue>,
+    application: Arc<AppState>,
     recipient: OnceCell<Arc<Recipient>>,
 }
 
 /// The paths under `/v1/kms`.
-pub(crate) fn router(nsm: Arc<NsmQueue>) -> Router {
-    let state = KmsState { nsm, recipient: OnceCell::new() };
+pub(crate) fn router(application: Arc<AppState>) -> Router {
+    let state = KmsState { application, recipient: OnceCell::new() };
     Router::new()
         .route("/v1/kms/recipient", post(recipient))
         .route("/v1/kms/open", post(open))
@@ -54,14 +53,13 @@ struct RecipientInfo {
 }
 
 async fn recipient(State(state): State<Arc<KmsState>>) -> Result<Json<RecipientInfo>, ApiError> {
-    let data = ApplicationData::new(Vec::new()).expect("nothing is not too much");
-    let statement = Statement::Application { application_key: None, data, ledger: None };
+    let statement = state.application.statement(ApplicationData::default()).await?;
     let request = AttestationRequest {
         user_data: Some(statement.encode()),
         nonce: None,
         public_key: Some(state.recipient().await?.public_key().to_vec()),
     };
-    let document = state.nsm.ask(move |nsm| nsm.attest(&request)).await?;
+    let document = state.application.nsm.ask(move |nsm| nsm.attest(&request)).await?;
     let attestation_document = STANDARD.encode(document);
     Ok(Json(RecipientInfo { key_encryption_algorithm: KEY_ENCRYPTION_ALGORITHM, attestation_document }))
 }

@@ -118,6 +118,11 @@ impl Ledger {
         self.cache.get(target).is_some()
     }
 
+    /// What it answers to `POST target` with `body`.
+    pub(crate) async fn post(&self, target: &str, body: Bytes) -> Result<LedgerAnswer, ApiError> {
+        self.ask(Method::POST, target, body).await
+    }
+
     /// The ledger as it is now, for a binding statement.
     pub(crate) async fn checkpoint(&self) -> Result<binding::Ledger, ApiError> {
         let answer = self.get("/v1/checkpoint").await?;

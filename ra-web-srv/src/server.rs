@@ -11,9 +11,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use transport::{Addr, BindError, Listener};
 
-use crate::application;
+use crate::application::{self, AppState};
 use crate::attester::Attester;
-use crate::binding::Binding;
+use crate::binding::{ApplicationKey, Binding};
 use crate::budget::Budget;
 use crate::identity::{IdentityError, TlsIdentity};
 use crate::ledger::Ledger;
@@ -97,8 +97,11 @@ impl Server {
         };
         let ledger = config.ledger.map(|socket| Arc::new(Ledger::new(socket)));
         let control = config.control_head.as_deref().map(Trace::beside);
+        let key = ApplicationKey::default();
+        let application = (key.clone(), ledger.clone());
         let binding = Binding {
             tls_key: identity.key_digest(),
+            application_key: key,
             control_head: config.control_head,
             ledger: ledger.clone(),
         };
@@ -127,7 +130,9 @@ impl Server {
         if let Some(path) = &config.api {
             let listener = Listener::bind(&Addr::Unix(path.clone())).await?;
             open_to_every_user(path)?;
-            doors.push((Door::new(None, application::router(queue()?), &config.limits), listener));
+            let (key, ledger) = application;
+            let router = application::router(AppState { nsm: queue()?, key, ledger });
+            doors.push((Door::new(None, router, &config.limits), listener));
         }
         Ok(Self { doors, key_digest: identity.key_digest() })
     }

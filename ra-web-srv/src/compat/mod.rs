@@ -12,10 +12,10 @@ use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::http::StatusCode;
 use axum::routing::{MethodRouter, get, post};
 use serde::de::DeserializeOwned;
 
+use crate::application::read_body;
 use crate::error::ApiError;
 use crate::limits::MAX_BODY_BYTES;
 use crate::public::PublicState;
@@ -61,14 +61,6 @@ fn body<T: DeserializeOwned>(
 ) -> Result<T, ApiError> {
     let body = read_body(body, MAX_COMPAT_BODY_BYTES)?;
     serde_json::from_slice(&body).map_err(|source| ApiError::Json { members, source })
-}
-
-/// A body, or why there is none.
-pub(crate) fn read_body(body: Result<Bytes, BytesRejection>, most: usize) -> Result<Bytes, ApiError> {
-    body.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => ApiError::BodyTooLarge { most },
-        _ => ApiError::BodyUnreadable,
-    })
 }
 
 const _: () = assert!(MAX_COMPAT_BODY_BYTES > MAX_BODY_BYTES);

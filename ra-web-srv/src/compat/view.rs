@@ -95,8 +95,7 @@ fn payload(document: &[u8]) -> Option<&[u8]> {
 }
 
 fn pcrs(document: &Document) -> Value {
-    let pcrs =
-        document.pcrs.iter().map(|(index, pcr)| (index.number().to_string(), pcr.to_string().into()));
+    let pcrs = document.pcrs.iter().map(|(index, pcr)| (index.number().to_string(), pcr.to_string().into()));
     Value::Object(pcrs.collect())
 }
 

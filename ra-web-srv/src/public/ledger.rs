@@ -167,7 +167,8 @@ pub(super) async fn events(State(state): Shared, RawQuery(query): RawQuery) -> R
     Ok((headers, events).into_response())
 }
 
-fn range(parameters: &Parameters) -> Result<String, ApiError> {
+/// Where to begin and how many at most, for the ledger.
+pub(crate) fn range(parameters: &Parameters) -> Result<String, ApiError> {
     let from = parameters.number("from", 0..=u64::MAX)?.unwrap_or(0);
     let limit = parameters.number("limit", 1..=MAX_ENTRIES)?;
     Ok(limit.map_or_else(|| format!("from={from}"), |limit| format!("from={from}&limit={limit}")))

@@ -45,7 +45,7 @@ pub(crate) struct PublicState {
 }
 
 pub(crate) use control::{Trace, TranscriptError};
-pub(crate) use ledger::file_target;
+pub(crate) use ledger::{file_target, is_application_stream, range};
 pub(crate) use module::{MAX_RANDOM_BYTES, NSM_CALL_COST, RANDOM_BYTES_PER_CALL};
 pub(crate) use service::uncached;
 

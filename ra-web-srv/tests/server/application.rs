@@ -2,14 +2,16 @@
 
 use std::os::unix::fs::PermissionsExt;
 
+use attestation::Sha256;
 use attestation::binding::Statement;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http_body_util::Full;
 use hyper::Request;
+use ra_web_srv::Limits;
 use serde_json::{Value, json};
 
-use crate::client::{Answer, ask, connect};
+use crate::client::{Answer, ask, connect, get};
 use crate::enclave::{Enclave, application_statement, server_statement};
 
 async fn post(enclave: &Enclave, body: impl Into<hyper::body::Bytes>) -> Answer {
@@ -116,4 +118,112 @@ async fn the_worlds_paths_are_not_here() {
         Request::get("/v1/attestation?nonce=0011223344556677").header("host", "x").body(Full::default());
     let answer = ask(connect(&enclave.api).await, request.unwrap()).await;
     assert_eq!(answer.refusal(), (404, "no_such_path".to_owned()));
+}
+
+async fn call(enclave: &Enclave, method: &str, path: &str, body: impl Into<hyper::body::Bytes>) -> Answer {
+    let request = Request::builder().method(method).uri(path).header("host", "enclave");
+    ask(connect(&enclave.api).await, request.body(Full::new(body.into())).unwrap()).await
+}
+
+#[tokio::test]
+async fn the_key_that_the_application_names_is_in_every_later_document() {
+    let enclave = Enclave::start().await;
+    assert_eq!(call(&enclave, "GET", "/v1/key", "").await.json(), json!({"sha256": null}));
+    for key in [b"first key", b"other key"] {
+        let digest = Sha256::of(key);
+        let named =
+            call(&enclave, "POST", "/v1/key", json!({"public_key": STANDARD.encode(key)}).to_string()).await;
+        assert_eq!(named.json(), json!({"sha256": digest.to_string()}));
+        let of_server =
+            get(&enclave.tcp, "/v1/attestation?nonce=0011223344556677", None).await.0.body.to_vec();
+        let of_application = attest(&enclave, json!({})).await;
+        for document in [of_server, of_application] {
+            let said = Statement::decode(enclave.verify(&document).user_data().unwrap()).unwrap();
+            let (Statement::Server { application_key, .. } | Statement::Application { application_key, .. }) =
+                said
+            else {
+                panic!("of the channel")
+            };
+            assert_eq!(application_key, Some(digest));
+        }
+    }
+    for (body, code) in
+        [("{}", "parameter_missing"), (r#"{"public_key": ""}"#, "parameter_missing"), ("", "json_malformed")]
+    {
+        assert_eq!(call(&enclave, "POST", "/v1/key", body).await.refusal(), (400, code.to_owned()));
+    }
+}
+
+#[tokio::test]
+async fn pcr18_is_the_applications_until_it_is_locked() {
+    let enclave = Enclave::start().await;
+    let extend = async |data: &[u8]| {
+        let body = json!({"data": STANDARD.encode(data)}).to_string();
+        call(&enclave, "POST", "/v1/pcr18/extend", body).await
+    };
+    let first = extend(b"one").await.json();
+    assert_eq!(first["locked"], false);
+    let second = extend(b"two").await.json();
+    assert_ne!(first["value"], second["value"]);
+    assert_eq!(extend(&[0; 1025]).await.refusal(), (400, "field_length".to_owned()));
+    let pcr18 = attestation::PcrIndex::new(18).unwrap();
+    assert_eq!(enclave.verify(&attest(&enclave, json!({})).await).pcrs().get(&pcr18), None);
+    let locked = call(&enclave, "POST", "/v1/pcr18/lock", "").await.json();
+    assert_eq!(locked, json!({"value": second["value"], "locked": true}));
+    let verified = enclave.verify(&attest(&enclave, json!({})).await);
+    assert_eq!(verified.pcrs()[&pcr18].to_string(), second["value"].as_str().unwrap());
+    assert_eq!(extend(b"three").await.refusal(), (409, "pcr_locked".to_owned()));
+    assert_eq!(call(&enclave, "POST", "/v1/pcr18/lock", "").await.refusal(), (409, "pcr_locked".to_owned()));
+}
+
+#[tokio::test]
+async fn what_is_appended_goes_to_the_applications_stream_and_no_other() {
+    let (enclave, ledger) = Enclave::start_with_ledger(Limits::default()).await;
+    let closed = call(&enclave, "POST", "/v1/ledger/stream/log", "entry").await;
+    assert_eq!(closed.refusal(), (503, "ledger_unavailable".to_owned()));
+    let _serving = ledger.serve();
+    let appended = call(&enclave, "POST", "/v1/ledger/stream/log", "entry").await;
+    assert_eq!(appended.json(), json!({"index": 9, "sequence": 0, "said": "entry"}));
+    let read = call(&enclave, "GET", "/v1/ledger/stream/log?from=2&limit=5", "").await;
+    assert_eq!(read.json(), json!({"entries": [], "next": 2}));
+    assert_eq!(call(&enclave, "GET", "/v1/ledger/checkpoint", "").await.json()["size"], 9);
+    let longest = call(&enclave, "POST", "/v1/ledger/stream/log", vec![b'x'; 64 << 10]).await;
+    assert_eq!(longest.status, 200);
+    let asked = ledger.asked.lock().unwrap().len();
+    for (path, body, status, code) in [
+        ("/v1/ledger/stream/log", vec![b'x'; (64 << 10) + 1], 413, "body_too_large"),
+        ("/v1/ledger/stream/Log", vec![], 400, "stream_malformed"),
+        ("/v1/ledger/stream/..", vec![], 400, "stream_malformed"),
+        ("/v1/ledger/stream/%2e%2e%2fegress", vec![], 400, "stream_malformed"),
+        ("/v1/ledger/stream/a%20b", vec![], 400, "stream_malformed"),
+        ("/v1/ledger/stream/app/log", vec![], 404, "no_such_path"),
+    ] {
+        assert_eq!(call(&enclave, "POST", path, body).await.refusal(), (status, code.to_owned()), "{path}");
+    }
+    assert_eq!(ledger.asked.lock().unwrap().len(), asked, "none of these reached the ledger");
+    let without = Enclave::start().await;
+    assert_eq!(
+        call(&without, "POST", "/v1/ledger/stream/log", "x").await.refusal(),
+        (404, "no_ledger".to_owned())
+    );
+}
+
+#[tokio::test]
+async fn the_applications_documents_state_the_ledger_whatever_it_says() {
+    let (enclave, ledger) = Enclave::start_with_ledger(Limits::default()).await;
+    assert_eq!(post(&enclave, "{}").await.refusal(), (503, "ledger_unavailable".to_owned()));
+    let _serving = ledger.serve();
+    let verified = enclave.verify(&attest(&enclave, json!({"data": "aGk="})).await);
+    let said = Statement::decode(verified.user_data().unwrap()).unwrap();
+    assert_eq!(said.ledger(), Some(&crate::ledger::stated()));
+}
+
+#[tokio::test]
+async fn sealing_says_why_it_cannot_be_had() {
+    let enclave = Enclave::start().await;
+    for path in ["/v1/seal", "/v1/unseal"] {
+        let answer = call(&enclave, "POST", path, "{}").await;
+        assert_eq!(answer.refusal(), (501, "no_key_source".to_owned()));
+        assert!(answer.json()["error"]["message"].as_str().unwrap().contains("/v1/kms/"), "{answer:?}");
+    }
 }

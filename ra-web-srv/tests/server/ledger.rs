@@ -51,6 +51,11 @@ async fn answer(State(ledger): State<FakeLedger>, request: Request) -> Response 
     ledger.asked.lock().unwrap().push(target.clone());
     let cbor = |text: &str| ([("content-type", "application/cbor")], text.to_owned()).into_response();
     let refusal = |status: StatusCode| (status, r#"{"error":"said the ledger"}"#).into_response();
+    if target == "POST /v1/stream/app/log" {
+        let body = axum::body::to_bytes(request.into_body(), usize::MAX).await.unwrap();
+        let said = String::from_utf8_lossy(&body[..body.len().min(10)]).into_owned();
+        return axum::Json(serde_json::json!({"index": 9, "sequence": 0, "said": said})).into_response();
+    }
     match target.strip_prefix("GET /v1").unwrap_or(&target) {
         "/checkpoint" => axum::Json(checkpoint()).into_response(),
         // [1, VRF key, ledger key, 3, log root, map root]
@@ -89,7 +94,7 @@ fn checkpoint() -> serde_json::Value {
     })
 }
 
-fn stated() -> binding::Ledger {
+pub(crate) fn stated() -> binding::Ledger {
     binding::Ledger { vrf_key: [3; 32], size: 9, log_root: Sha256([1; 32]), map_root: Sha256([2; 32]) }
 }
 

@@ -1,0 +1,52 @@
+//! The application's streams in the ledger: what it appends is there for good, in order, and provable.
+
+use axum::extract::{Path, RawQuery, State};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+
+use super::{Body, Shared, read_body};
+use crate::error::ApiError;
+use crate::ledger::{Ledger, LedgerAnswer};
+use crate::public::{is_application_stream, range};
+use crate::query::Parameters;
+
+/// Longest payload of an entry.
+pub(super) const MAX_PAYLOAD_BYTES: usize = ::ledger::MAX_PAYLOAD_BYTES;
+
+/// Appends the body to the stream `app/NAME`, and answers once it is durable.
+pub(super) async fn append(
+    State(state): Shared,
+    Path(name): Path<String>,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let stream = stream(&name)?;
+    let payload = read_body(body, MAX_PAYLOAD_BYTES)?;
+    Ok(passed_on(ledger(&state)?.post(&stream, payload).await?))
+}
+
+/// Entries of the stream `app/NAME`.
+pub(super) async fn read(
+    State(state): Shared,
+    Path(name): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    let parameters = Parameters::parse(query.as_deref(), &["from", "limit"])?;
+    let target = format!("{}?{}", stream(&name)?, range(&parameters)?);
+    Ok(passed_on(ledger(&state)?.get(&target).await?))
+}
+
+pub(super) async fn checkpoint(State(state): Shared) -> Result<Response, ApiError> {
+    Ok(passed_on(ledger(&state)?.get("/v1/checkpoint").await?))
+}
+
+fn ledger(state: &super::AppState) -> Result<&Ledger, ApiError> {
+    state.ledger.as_deref().ok_or(ApiError::NoLedger)
+}
+
+fn stream(name: &str) -> Result<String, ApiError> {
+    is_application_stream(name).then(|| format!("/v1/stream/app/{name}")).ok_or(ApiError::StreamName)
+}
+
+fn passed_on(LedgerAnswer { content_type, body }: LedgerAnswer) -> Response {
+    ([(header::CONTENT_TYPE, content_type)], body).into_response()
+}
