@@ -24,6 +24,7 @@ use crate::{Checkpoint, Gap, GapReason, Key, MAX_PATH_BYTES, Nonces, Record, Sig
 mod append;
 mod error;
 mod load;
+mod places;
 mod prove;
 mod read;
 mod secrets;
@@ -32,6 +33,7 @@ mod tables;
 pub use error::Error;
 
 use append::Queue;
+use places::Places;
 use secrets::Secrets;
 
 /// How long a checkpoint that was handed out can be proven against.
@@ -60,6 +62,7 @@ pub struct Ledger {
     signing: SigningKey,
     vrf: vrf::SecretKey,
     nonces: Nonces,
+    places: Places,
     queue: Mutex<Queue>,
     writer: Mutex<Writer>,
     published: RwLock<Published>,
@@ -172,6 +175,7 @@ impl Ledger {
             signing,
             vrf,
             nonces,
+            places: Places::default(),
             queue: Mutex::default(),
             writer: Mutex::new(Writer { frontier, broken: false }),
             published: RwLock::new(published),

@@ -2,13 +2,16 @@
 
 use redb::ReadOnlyTable;
 
+use super::places::Place;
 use super::tables::{ENTRIES, PAYLOADS, corrupt};
 use super::{Ledger, Published, Snapshot, TREE_BASE};
 use crate::log::{self, Nodes, leaf_hash, node_hash};
 use crate::map::End;
 use crate::store::Error;
 use crate::tile::{TileKind, TileName, encode_entries, encode_hashes};
-use crate::{Entry, Hash, Key, MAX_CHAIN, MAX_PROOF_BYTES, Opened, Proof, ProofKind, StreamName};
+use crate::{
+    Entry, Hash, Key, MAX_CHAIN, MAX_PROOF_BYTES, Opened, Proof, ProofKind, StreamName, VRF_PROOF_BYTES,
+};
 use redb::ReadableDatabase as _;
 
 /// What an opened entry has beside its bytes, at most: framing of the members.
@@ -84,16 +87,15 @@ impl Ledger {
         if path.len() > crate::MAX_PATH_BYTES {
             return Err(Error::PathTooLong { found: path.len() });
         }
-        let vrf = self.vrf.prove(path);
-        let key = crate::file_key(&vrf.output());
-        self.prove(kind, key, Some(vrf), 0, &snapshot)
+        let Place { key, proof } = self.places.prove(&self.vrf, path);
+        self.prove(kind, key, Some(proof), 0, &snapshot)
     }
 
     fn prove(
         &self,
         kind: ProofKind,
         key: Key,
-        vrf: Option<vrf::Proof>,
+        vrf: Option<[u8; VRF_PROOF_BYTES]>,
         from: u64,
         snapshot: &Snapshot,
     ) -> Result<Vec<u8>, Error> {
@@ -105,7 +107,6 @@ impl Ledger {
             }
             End::Other(..) | End::Empty => Vec::new(),
         };
-        let vrf = vrf.map(|vrf| vrf.as_bytes().try_into().expect("a proof on Ed25519 has 80 bytes"));
         let proof = Proof { kind, size, vrf, map, chain }.encode();
         if proof.len() > MAX_PROOF_BYTES { Err(Error::ProofTooLong) } else { Ok(proof) }
     }
