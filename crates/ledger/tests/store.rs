@@ -150,6 +150,57 @@ fn random_operations_leave_what_a_model_holds() {
     assert_eq!(ledger.entries(3, 2).unwrap().iter().map(|entry| entry.0).collect::<Vec<_>>(), [3, 4]);
 }
 
+/// Takes minutes: `cargo test -p glasshouse-ledger --features store --test store -- --ignored`.
+#[test]
+#[ignore = "takes minutes"]
+fn a_million_operations_leave_what_a_model_holds() {
+    const ROUNDS: u64 = 1000;
+    const PATHS: u32 = 5000;
+    let folder = tempfile::tempdir().unwrap();
+    let ledger_path = folder.path().join("ledger");
+    let mut random = TestRng::deterministic_rng(proptest::test_runner::RngAlgorithm::ChaCha);
+    let mut ledger = open(&ledger_path, 0);
+    let files: Vec<_> = (0..PATHS).map(|which| ledger.file(path(which)).unwrap()).collect();
+    let (mut model, mut seen) = (Model::default(), Checkpoint::empty());
+    for time in 0..ROUNDS {
+        let events = (0..1000).map(|_| match random.random_range(0..4 * PATHS) {
+            which if which < 100 => {
+                let name = format!("app/{}", which % 20).parse().unwrap();
+                Event::Stream { name, payload: which.to_be_bytes().to_vec() }
+            }
+            which => {
+                let file_of = files[(which % PATHS) as usize].clone();
+                let record = if which % 7 == 0 { removed() } else { file(&which.to_be_bytes()) };
+                Event::File { file: file_of, record }
+            }
+        });
+        let events: Vec<_> = events.collect();
+        let expected: Vec<_> = events.iter().map(|event| model.take(time, event)).collect();
+        assert_eq!(ledger.append(time, events).unwrap(), expected);
+        if time % 100 == 99 {
+            drop(ledger);
+            ledger = open(&ledger_path, time);
+            // The gap, which the model does not know.
+            model.size += 1;
+            let now = ledger.checkpoint();
+            let proof = ledger.prove_consistency(seen.size, now.size).unwrap();
+            verify_consistency(seen.size, &seen.log_root, now.size, &now.log_root, &proof).unwrap();
+            seen = now;
+            assert_eq!(now.size, model.size);
+            let some = model.files.iter().skip(usize::try_from(time).unwrap()).step_by(97);
+            let files = some.map(|(path, history)| (path.clone(), history.clone())).collect();
+            let sample = Model { files, streams: model.streams.clone(), size: model.size };
+            sample.check(&ledger, &anchor(&ledger, now), now.size);
+        }
+    }
+    assert_eq!(model.size, 1_000_010);
+    for file in &files {
+        let (last, expected) = (ledger.last(file).unwrap(), model.files.get(file.path()));
+        let last = last.map(|last| (last.time, last.record));
+        assert_eq!(last.as_ref(), expected.and_then(|history| history.last()));
+    }
+}
+
 #[test]
 fn what_is_opened_again_is_the_same_with_a_gap() {
     let folder = tempfile::tempdir().unwrap();
