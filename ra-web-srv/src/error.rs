@@ -84,6 +84,10 @@ pub(crate) enum ApiError {
     NoControl,
     #[error("this image keeps no ledger")]
     NoLedger,
+    #[error("send {name} as a text")]
+    Text { name: &'static str },
+    #[error("no key could be made")]
+    NoKey,
     #[error("PCR18 is locked, and changes no more")]
     RegisterLocked,
     #[error(
@@ -137,6 +141,11 @@ impl From<NsmQueueError> for ApiError {
 }
 
 impl ApiError {
+    /// The status of the answer.
+    pub(crate) fn status(&self) -> StatusCode {
+        self.kind().0
+    }
+
     fn kind(&self) -> (StatusCode, &'static str) {
         self.kind_of_refusal().unwrap_or_else(|| self.kind_of_failure())
     }
@@ -151,7 +160,9 @@ impl ApiError {
             Self::UnknownParameter { .. } => (StatusCode::BAD_REQUEST, "parameter_unknown"),
             Self::ParameterMissing { .. } => (StatusCode::BAD_REQUEST, "parameter_missing"),
             Self::ParameterRepeated { .. } => (StatusCode::BAD_REQUEST, "parameter_repeated"),
-            Self::Number { .. } | Self::Choice { .. } => (StatusCode::BAD_REQUEST, "parameter_malformed"),
+            Self::Number { .. } | Self::Choice { .. } | Self::Text { .. } => {
+                (StatusCode::BAD_REQUEST, "parameter_malformed")
+            }
             Self::Query => (StatusCode::BAD_REQUEST, "query_malformed"),
             Self::Path => (StatusCode::BAD_REQUEST, "path_malformed"),
             Self::StreamName => (StatusCode::BAD_REQUEST, "stream_malformed"),
@@ -192,6 +203,7 @@ impl ApiError {
             Self::TooManyListeners => (StatusCode::SERVICE_UNAVAILABLE, "too_many_listeners"),
             Self::NsmBusy(_) => (StatusCode::SERVICE_UNAVAILABLE, "nsm_busy"),
             Self::Shared(error) => error.kind(),
+            Self::NoKey => (StatusCode::INTERNAL_SERVER_ERROR, "key_failed"),
             _ => (StatusCode::INTERNAL_SERVER_ERROR, "nsm_failed"),
         }
     }

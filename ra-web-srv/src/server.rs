@@ -98,7 +98,8 @@ impl Server {
         let ledger = config.ledger.map(|socket| Arc::new(Ledger::new(socket)));
         let control = config.control_head.as_deref().map(Trace::beside);
         let key = ApplicationKey::default();
-        let application = (key.clone(), ledger.clone());
+        let manifest = config.manifest.map(Bytes::from);
+        let application = (key.clone(), ledger.clone(), manifest.clone());
         let binding = Binding {
             tls_key: identity.key_digest(),
             application_key: key,
@@ -118,7 +119,7 @@ impl Server {
             metrics,
             budget: Budget::new(config.limits.budget, config.limits.budget_per_second),
             tls_key: Bytes::copy_from_slice(identity.public_key()),
-            manifest: config.manifest.map(Bytes::from),
+            manifest,
             control,
             ledger,
         };
@@ -130,8 +131,8 @@ impl Server {
         if let Some(path) = &config.api {
             let listener = Listener::bind(&Addr::Unix(path.clone())).await?;
             open_to_every_user(path)?;
-            let (key, ledger) = application;
-            let router = application::router(AppState { nsm: queue()?, key, ledger });
+            let (key, ledger, manifest) = application;
+            let router = application::router(AppState::new(queue()?, key, ledger, manifest));
             doors.push((Door::new(None, router, &config.limits), listener));
         }
         Ok(Self { doors, key_digest: identity.key_digest() })

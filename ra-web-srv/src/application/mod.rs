@@ -4,11 +4,12 @@
 //! from the application's bytes: it cannot pass for the server's own, whatever the application sends.
 
 mod attest;
+mod dstack;
 mod key;
 mod ledger;
 mod register;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use attestation::binding::{ApplicationData, Statement};
 use axum::Router;
@@ -35,6 +36,10 @@ pub(crate) struct AppState {
     pub(crate) key: ApplicationKey,
     /// `None` in an image that keeps no ledger.
     pub(crate) ledger: Option<Arc<Ledger>>,
+    /// The measured manifest, byte for byte.
+    pub(crate) manifest: Option<Bytes>,
+    /// Made when they are first asked for.
+    keys: OnceLock<dstack::Keys>,
 }
 
 type Shared = axum::extract::State<Arc<AppState>>;
@@ -52,12 +57,31 @@ pub(crate) fn router(state: AppState) -> Router {
         .route("/v1/ledger/stream/{name}", get(ledger::read).post(ledger::append))
         .route("/v1/seal", post(no_key_source))
         .route("/v1/unseal", post(no_key_source))
+        .merge(dstack::router())
         .layer(DefaultBodyLimit::max(ledger::MAX_PAYLOAD_BYTES))
         .with_state(Arc::clone(&state))
         .merge(kms::router(state))
 }
 
 impl AppState {
+    /// For an application that has named no key yet.
+    pub(crate) fn new(
+        nsm: NsmQueue,
+        key: ApplicationKey,
+        ledger: Option<Arc<Ledger>>,
+        manifest: Option<Bytes>,
+    ) -> Self {
+        Self { nsm, key, ledger, manifest, keys: OnceLock::new() }
+    }
+
+    fn keys(&self) -> Result<&dstack::Keys, ApiError> {
+        if self.keys.get().is_none() {
+            // Whoever is second has made keys for nothing.
+            let _ = self.keys.set(dstack::Keys::generate()?);
+        }
+        self.keys.get().ok_or(ApiError::NoKey)
+    }
+
     /// What a document of the application's says: `data`, the key that it has named, and the ledger as it is.
     ///
     /// # Errors

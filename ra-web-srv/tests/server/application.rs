@@ -227,3 +227,56 @@ async fn sealing_says_why_it_cannot_be_had() {
         assert!(answer.json()["error"]["message"].as_str().unwrap().contains("/v1/kms/"), "{answer:?}");
     }
 }
+
+/// dstack's calls, as its SDKs make them: docs/spec/dstack.md.
+#[tokio::test]
+async fn calls_of_the_dstack_agent_are_answered() {
+    let enclave = Enclave::start().await;
+    let quote = call(&enclave, "POST", "/GetQuote", r#"{"report_data":"0102"}"#).await.json();
+    let report_data = [&[1, 2][..], &[0; 62]].concat();
+    assert_eq!(quote["report_data"], hex::encode(&report_data));
+    let verified = enclave.verify(&hex::decode(quote["quote"].as_str().unwrap()).unwrap());
+    assert_eq!(verified.nonce(), Some(&report_data[..]));
+    assert_eq!(verified.user_data().unwrap(), application_statement(&report_data).encode());
+    let queried = call(&enclave, "GET", "/GetQuote?report_data=0102", "").await.json();
+    assert_eq!(queried["report_data"], quote["report_data"]);
+    assert_eq!(queried["event_log"], "[]");
+    let attested = call(&enclave, "POST", "/Attest", r#"{"report_data":""}"#).await.json();
+    let verified = enclave.verify(&hex::decode(attested["attestation"].as_str().unwrap()).unwrap());
+    assert_eq!(verified.nonce(), Some(&[0; 64][..]));
+    let tagged = json!({"report_data": hex::encode("test content")}).to_string();
+    let tagged = call(&enclave, "POST", "/prpc/Tappd.TdxQuote?json", tagged).await.json();
+    assert_eq!((&tagged["hash_algorithm"], &tagged["prefix"]), (&json!("sha512"), &json!("app-data")));
+    let verified = enclave.verify(&hex::decode(tagged["quote"].as_str().unwrap()).unwrap());
+    assert!(hex::encode(verified.nonce().unwrap()).starts_with("7ea0b744ed5e9c0c83ff9f575668e169"));
+
+    let first = call(&enclave, "POST", "/GetKey", r#"{"path":"wallet","purpose":"ethereum"}"#).await.json();
+    let again = call(&enclave, "GET", "/GetKey?path=wallet&purpose=ethereum", "").await.json();
+    assert_eq!(first, again);
+    assert_eq!(first["key"].as_str().unwrap().len(), 64);
+
+    let info = call(&enclave, "POST", "/Info", "").await.json();
+    assert_eq!(info["app_name"], "an-agent");
+    let tcb: Value = serde_json::from_str(info["tcb_info"].as_str().unwrap()).unwrap();
+    assert_eq!((&tcb["mrtd"], &tcb["compose_hash"]), (&json!("01".repeat(48)), &info["compose_hash"]));
+    assert!(info["key_provider_info"].as_str().unwrap().contains("none"));
+    assert_eq!(call(&enclave, "GET", "/Version", "").await.status, 200);
+}
+
+#[tokio::test]
+async fn the_dstack_agents_refusals_have_its_form() {
+    let enclave = Enclave::start().await;
+    for (path, body) in [
+        ("/GetQuote", r#"{"report_data":"zz"}"#.to_owned()),
+        ("/GetQuote", json!({"report_data": "00".repeat(65)}).to_string()),
+        ("/GetQuote", r#"{"report_data":7}"#.to_owned()),
+        ("/GetQuote", "[]".to_owned()),
+        ("/GetKey", r#"{"algorithm":"rsa"}"#.to_owned()),
+        ("/prpc/Tappd.TdxQuote", r#"{"hash_algorithm":"md5"}"#.to_owned()),
+        ("/prpc/Tappd.TdxQuote", r#"{"hash_algorithm":"raw","report_data":"00"}"#.to_owned()),
+    ] {
+        let answer = call(&enclave, "POST", path, body.clone()).await;
+        assert_eq!(answer.status, 400, "{path} {body}");
+        assert!(!answer.json()["error"].as_str().unwrap().is_empty(), "{path} {body}");
+    }
+}
