@@ -143,6 +143,7 @@ fn random_operations_leave_what_a_model_holds() {
         assert_eq!(ledger.history(&file, 1).unwrap(), [last]);
     }
     for (name, expected) in &model.streams {
+        assert_eq!(ledger.value(&name.key()).unwrap().count, expected.len() as u64);
         let found = ledger.stream(name, 1, 2).unwrap();
         let found: Vec<_> = found.into_iter().map(|entry| (entry.time, bytes(entry.payload))).collect();
         assert_eq!(found, expected[1..3]);

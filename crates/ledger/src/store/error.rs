@@ -22,7 +22,8 @@ pub enum Error {
     /// Another process, or another [`super::Ledger`], has it open.
     #[error("the ledger is open already")]
     AlreadyOpen,
-    /// The disk failed or is full, or the file is no ledger. Of an append nothing was written.
+    /// The disk failed or is full, or the file is no ledger. Of an append that failed so, all is there when the ledger is
+    /// opened again, or nothing.
     #[error("cannot read or write the ledger's file")]
     Storage(#[source] Arc<redb::Error>),
     /// An earlier append failed, so that it is not known what the disk holds.

@@ -6,7 +6,7 @@ use super::prove::Reader;
 use super::tables::{FILES, STREAMS, corrupt};
 use super::{File, Ledger};
 use crate::store::Error;
-use crate::{Entry, Gap, Key, Kind, Observation, Record, StreamEntry, StreamName, StreamPayload};
+use crate::{Entry, Gap, Key, Kind, Observation, Record, StreamEntry, StreamName, StreamPayload, Value};
 
 impl Ledger {
     /// Entries in the log.
@@ -19,12 +19,17 @@ impl Ledger {
         self.current().map.len()
     }
 
+    /// What the map says of a subject now: how many entries it has, and which is the last.
+    pub fn value(&self, key: &Key) -> Option<Value> {
+        self.current().map.value(key)
+    }
+
     /// The last record of a file; `None` if there is none.
     ///
     /// # Errors
     /// Those of the disk.
     pub fn last(&self, file: &File) -> Result<Option<Observation>, Error> {
-        let Some(value) = self.current().map.value(&file.key) else { return Ok(None) };
+        let Some(value) = self.value(&file.key) else { return Ok(None) };
         observation(&self.reader()?, value.last).map(Some)
     }
 
@@ -33,7 +38,7 @@ impl Ledger {
     /// # Errors
     /// Those of the disk.
     pub fn history(&self, file: &File, limit: usize) -> Result<Vec<Observation>, Error> {
-        let mut next = self.current().map.value(&file.key).map(|value| value.last);
+        let mut next = self.value(&file.key).map(|value| value.last);
         let reader = self.reader()?;
         let mut history = Vec::new();
         while let Some(index) = next.filter(|_| history.len() < limit) {
