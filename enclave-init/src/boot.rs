@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use manifest::{Measured, MeasuredError};
+use manifest::{Enforce, Measured, MeasuredError};
 use nsm::Provider;
 use rustix::{fs::Mode, io::Errno};
 use sys::pid1::SEED_BYTES;
@@ -25,7 +25,7 @@ use crate::{
     event::{Cause, Event, Exit, STREAM_VERSION},
     host,
     journal::{Journal, chain},
-    measure::{MeasureError, measure},
+    measure::{MeasureError, Measurement},
     mounts::{self, MountError, ROOTFS},
     network,
     notify::{self, NotifySocket},
@@ -33,7 +33,7 @@ use crate::{
     private,
     secrets::{self, Secrets},
     services::{PlanError, Unit, plan},
-    shell::Shell,
+    shell::{Shell, Watched},
 };
 
 /// The security module.
@@ -124,7 +124,7 @@ fn prepare(place: &Place, failures: Vec<MountError>, journal: &Rc<Journal>) -> R
     if *place == Place::Machine {
         seed(&*module)?;
     }
-    let measured = measure_manifest(&*module, journal)?;
+    let (measured, measurement) = measure_manifest(module, journal)?;
     if let Err(error) = rustix::system::sethostname(measured.name.as_bytes()) {
         journal.warn(format!("cannot set the host name: {error}"));
     }
@@ -134,7 +134,19 @@ fn prepare(place: &Place, failures: Vec<MountError>, journal: &Rc<Journal>) -> R
     tolerate(place, mounts::mount_rootfs(), journal)?;
     name_network(&measured, journal);
     let units = plan(&measured, place)?;
-    start_shell(place, units, journal)
+    let watched = match &measured.monitor {
+        Some(monitor) => {
+            if *place == Place::Machine {
+                raise_watch_limits(journal);
+            }
+            Some(Watched { measurement: Some(measurement), required: monitor.enforce == Enforce::Require })
+        }
+        None => {
+            measurement.lock()?;
+            None
+        }
+    };
+    start_shell(place, units, watched, journal)
 }
 
 /// In a machine every mount has to be there; in namespaces the supervisor may have forbidden some, and says why.
@@ -168,15 +180,27 @@ fn seed(module: &dyn Provider) -> Result<(), BootError> {
     sys::pid1::add_entropy(&random, seed).map_err(BootError::Seed)
 }
 
-fn measure_manifest(module: &dyn Provider, journal: &Journal) -> Result<Measured, BootError> {
+fn measure_manifest(
+    module: Box<dyn Provider>,
+    journal: &Journal,
+) -> Result<(Measured, Measurement), BootError> {
     let file = File::open(MANIFEST_PATH).map_err(BootError::ReadManifest)?;
     let mut bytes = Vec::new();
     file.take(MAX_MANIFEST_BYTES).read_to_end(&mut bytes).map_err(BootError::ReadManifest)?;
     let measured = Measured::from_canonical_json(&bytes)?;
-    let digest = measure(module, &bytes)?;
+    let (measurement, digest) = Measurement::begin(module, &bytes)?;
     let manifest_sha384 = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     journal.record(Event::Measured { name: measured.name.clone(), manifest_sha384 });
-    Ok(measured)
+    Ok((measured, measurement))
+}
+
+/// The kernel's own limits are for machines that many users share.
+fn raise_watch_limits(journal: &Journal) {
+    for (name, limit) in [("max_user_watches", "524288"), ("max_queued_events", "131072")] {
+        if let Err(error) = std::fs::write(format!("/proc/sys/fs/inotify/{name}"), limit) {
+            journal.warn(format!("cannot raise fs.inotify.{name}: {error}"));
+        }
+    }
 }
 
 /// Lays out the files by which programs find names.
@@ -197,7 +221,12 @@ fn name_network(measured: &Measured, journal: &Journal) {
     }
 }
 
-fn start_shell(place: &Place, units: Vec<Unit>, journal: &Rc<Journal>) -> Result<Shell, BootError> {
+fn start_shell(
+    place: &Place,
+    units: Vec<Unit>,
+    watched: Option<Watched>,
+    journal: &Rc<Journal>,
+) -> Result<Shell, BootError> {
     let socket = NotifySocket::bind(Path::new(notify::SOCKET_PATH)).map_err(BootError::Notify)?;
     let (inputs, received) = mpsc::channel(INPUTS);
     spawn_local(control::serve(place.guest(CONTROL_PORT), journal.clone(), inputs.clone()));
@@ -205,5 +234,6 @@ fn start_shell(place: &Place, units: Vec<Unit>, journal: &Rc<Journal>) -> Result
     let private = private::bind(Path::new(private::PRIVATE_DIRECTORY)).map_err(BootError::Private)?;
     spawn_local(private::serve(private, journal.clone(), asks));
     let secrets = Secrets::new(Path::new(secrets::DIRECTORY), &units);
-    Shell::new(units, secrets, socket, journal.clone(), inputs, received, asked).map_err(BootError::Signals)
+    let shell = Shell::new(units, secrets, socket, journal.clone(), inputs, received, asked);
+    Ok(shell.map_err(BootError::Signals)?.watched_by(watched))
 }

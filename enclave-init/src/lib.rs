@@ -20,6 +20,7 @@ pub mod event;
 mod health;
 mod host;
 mod journal;
+mod ledger;
 mod lines;
 mod measure;
 mod mounts;

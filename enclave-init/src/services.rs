@@ -9,6 +9,7 @@ use sys::pid1::Launch;
 use crate::{
     boot::{MANIFEST_PATH, NSM_PATH},
     health::Monitor,
+    ledger::{LEDGER_SOCKET_PATH, STATE_DIRECTORY},
     mounts::{ROOTFS, RUNTIME_DIRECTORY},
     notify,
     place::Place,
@@ -23,6 +24,17 @@ const DAEMON_READY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The mark of the framework's daemons in events. No service's name can have it.
 const DAEMON_MARK: char = '@';
+
+/// The applet that watches files.
+const MONITOR: &str = "fs-monitor";
+
+/// How long the first look at all files may take.
+const SCAN_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+
+/// Whether a unit is the one that watches files.
+pub(crate) fn is_monitor(name: &str) -> bool {
+    name.strip_prefix(DAEMON_MARK) == Some(MONITOR)
+}
 
 /// Whether a unit's name is that of a daemon of the framework.
 pub(crate) fn is_daemon(name: &str) -> bool {
@@ -66,7 +78,24 @@ pub(crate) fn plan(measured: &Measured, place: &Place) -> Result<Vec<Unit>, Plan
 /// The framework's own daemons; every one says by itself that it is ready.
 fn daemons(measured: &Measured, place: &Place) -> Vec<Unit> {
     let mut daemons = Vec::new();
-    // First, so that there is a chain when the attestation server states its head.
+    // Before all others: whatever they do to files is recorded.
+    if measured.monitor.is_some() {
+        let words = [
+            "run",
+            "--manifest",
+            MANIFEST_PATH,
+            "--base",
+            ROOTFS,
+            "--state",
+            STATE_DIRECTORY,
+            "--socket",
+            LEDGER_SOCKET_PATH,
+        ];
+        let mut monitor = daemon(MONITOR, words.map(String::from).to_vec());
+        monitor.spec.ready_timeout = Some(SCAN_TIMEOUT);
+        daemons.push(monitor);
+    }
+    // Before the attestation server, so that there is a chain when the attestation server states its head.
     if let Some(control) = &measured.control {
         let listen = place.guest(control.port.get().into()).to_string();
         let words = [
@@ -90,12 +119,18 @@ fn daemons(measured: &Measured, place: &Place) -> Vec<Unit> {
         if measured.control.is_some() {
             words.extend(["--control-head", CONTROL_HEAD_PATH]);
         }
+        if measured.monitor.is_some() {
+            words.extend(["--ledger", LEDGER_SOCKET_PATH]);
+        }
         daemons.push(daemon("ra-web-srv", words.into_iter().map(String::from).collect()));
     }
     if measured.egress.is_some() {
         let host = place.host(EGRESS_PORT.into()).to_string();
-        let words = ["transparent", "--manifest", MANIFEST_PATH, "--host", &host];
-        let mut way_out = daemon("pf-proxy", words.map(String::from).to_vec());
+        let mut words = vec!["transparent", "--manifest", MANIFEST_PATH, "--host", &host];
+        if measured.monitor.is_some() {
+            words.extend(["--ledger", LEDGER_SOCKET_PATH]);
+        }
+        let mut way_out = daemon("pf-proxy", words.into_iter().map(String::from).collect());
         way_out.spec.name = format!("{DAEMON_MARK}egress");
         daemons.push(way_out);
     }
@@ -283,6 +318,30 @@ mod tests {
             "pipeline listen --listen vsock://any:9002 --nsm /dev/nsm --manifest /glasshouse/manifest.json --rootfs /rootfs"
         );
         assert!(words(&daemons[1]).ends_with("--control-head /run/glasshouse-private/control/head"));
+    }
+
+    #[test]
+    fn the_monitor_is_there_before_all_others_and_they_know_its_ledger() {
+        let monitor = manifest::Monitor {
+            deny: Vec::new(),
+            digests: Vec::new(),
+            enforce: manifest::Enforce::Off,
+            ignore: Vec::new(),
+            roots: Vec::new(),
+            sweep_s: 0,
+        };
+        let measured = Measured { monitor: Some(monitor), publish: Vec::new(), ..measured() };
+        let daemons = daemons(&measured, &Place::Machine);
+        let words = |unit: &Unit| {
+            unit.launch.args.iter().map(|w| w.to_str().unwrap().to_owned()).collect::<Vec<_>>().join(" ")
+        };
+        assert!(is_monitor(&daemons[0].spec.name) && !is_monitor(&daemons[1].spec.name));
+        assert_eq!(
+            words(&daemons[0]),
+            "fs-monitor run --manifest /glasshouse/manifest.json --base /rootfs --state /run/glasshouse-private/ledger \
+             --socket /run/glasshouse-private/ledger.sock"
+        );
+        assert!(words(&daemons[1]).ends_with("--ledger /run/glasshouse-private/ledger.sock"));
     }
 
     #[test]

@@ -21,10 +21,12 @@ use tokio::{
 };
 
 use crate::{
+    REFUSED_CODE,
     capture::Capture,
-    event::{Event, Exit, Health, LogStream, Outcome},
+    event::{Cause, Event, Exit, Health, LogStream, Outcome},
     health::{Change, Monitor, Task},
     journal::{Journal, chain},
+    measure::Measurement,
     notify::NotifySocket,
     private::{Ask, ServiceState},
     secrets::Secrets,
@@ -58,7 +60,23 @@ pub(crate) struct Shell {
     asked: mpsc::Receiver<Ask>,
     children: Signals,
     requests: [Signals; 3],
+    watched: Option<Watched>,
+    baselines: (mpsc::Sender<Baseline>, mpsc::Receiver<Baseline>),
+    /// Whether the enclave ends because it must not go on.
+    refused: bool,
 }
+
+/// What the file monitor of the image means for all others.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    /// What its baseline is added to; `None` once that is done.
+    pub(crate) measurement: Option<Measurement>,
+    /// Without it, programs could read what is not recorded: the enclave ends with it.
+    pub(crate) required: bool,
+}
+
+/// What the file monitor, a run of a unit, says that it found before anything started.
+type Baseline = (UnitId, u32, io::Result<Vec<u8>>);
 
 /// A running process of a unit.
 #[derive(Debug)]
@@ -98,7 +116,15 @@ impl Shell {
                 signal(SignalKind::interrupt())?,
                 signal(SignalKind::from_raw(SIGPWR))?,
             ],
+            watched: None,
+            baselines: mpsc::channel(1),
+            refused: false,
         })
+    }
+
+    /// The first of the units is the file monitor.
+    pub(crate) fn watched_by(self, watched: Option<Watched>) -> Self {
+        Self { watched, ..self }
     }
 
     /// Runs the units until the enclave ends.
@@ -110,6 +136,9 @@ impl Shell {
                     match self.act(action) {
                         Done::Nothing => {}
                         Done::Input(input) => pending.push_back(input),
+                        Done::Finished(_) if self.refused => {
+                            return Exit { code: REFUSED_CODE, cause: Cause::Refused };
+                        }
                         Done::Finished(exit) => return exit,
                     }
                 }
@@ -139,6 +168,7 @@ impl Shell {
             // This end holds a sender, so the channel never closes.
             Some(input) = self.received.recv() => vec![input],
             Some(ask) = self.asked.recv() => self.answer(ask),
+            Some((unit, run, baseline)) = self.baselines.1.recv() => self.measure(unit, run, baseline),
             () = tick => self.tick(),
         }
     }
@@ -229,7 +259,50 @@ impl Shell {
         for output in &process.outputs {
             output.drain();
         }
-        vec![Input::Exited { unit: process.unit, outcome: outcome(status) }]
+        let mut inputs = vec![Input::Exited { unit: process.unit, outcome: outcome(status) }];
+        if services::is_monitor(&self.units[process.unit.0].spec.name) {
+            inputs.extend(self.unwatched());
+        }
+        inputs
+    }
+
+    /// The file monitor has ended. Before its baseline is measured nothing may start, and where it holds who opens files
+    /// nothing may go on.
+    fn unwatched(&mut self) -> Vec<Input> {
+        let Some(watched) = &self.watched else { return Vec::new() };
+        match (&watched.measurement, watched.required) {
+            (Some(_), _) => self.refuse("nothing else is started: the file monitor has ended"),
+            (None, true) => self.refuse("the file monitor has ended, and nothing may go on without it"),
+            (None, false) => Vec::new(),
+        }
+    }
+
+    fn refuse(&mut self, why: &str) -> Vec<Input> {
+        if !std::mem::replace(&mut self.refused, true) {
+            self.journal.error(why.to_owned());
+        }
+        vec![Input::Shutdown]
+    }
+
+    /// The file monitor has recorded all that is there.
+    fn measure(&mut self, unit: UnitId, run: u32, baseline: io::Result<Vec<u8>>) -> Vec<Input> {
+        let Some(mut measurement) = self.watched.as_mut().and_then(|watched| watched.measurement.take())
+        else {
+            return vec![Input::Ready { unit, run }];
+        };
+        let outcome = match baseline {
+            Ok(baseline) => {
+                measurement.add(&baseline).and_then(|()| measurement.lock()).map_err(|e| chain(&e))
+            }
+            Err(error) => Err(chain(&error)),
+        };
+        match outcome {
+            Ok(()) => {
+                self.journal.info("files are recorded, and the ledger's baseline is measured".to_owned());
+                vec![Input::Ready { unit, run }]
+            }
+            Err(why) => self.refuse(&format!("nothing else is started: the ledger is not measured: {why}")),
+        }
     }
 
     /// Starts the checks that are due and kills those that take too long.
@@ -312,7 +385,17 @@ impl Shell {
         let found = self.processes.get(&session);
         // Who waits for its port to answer, or for nothing, is not made ready by a message.
         let found = found.filter(|process| self.units[process.unit.0].ready == Readiness::Notify);
-        found.map(|process| Input::Ready { unit: process.unit, run: process.run }).into_iter().collect()
+        let Some(&Process { unit, run, .. }) = found else { return Vec::new() };
+        let unmeasured = self.watched.as_ref().is_some_and(|watched| watched.measurement.is_some());
+        if unmeasured && services::is_monitor(&self.units[unit.0].spec.name) {
+            let sender = self.baselines.0.clone();
+            spawn_local(async move {
+                // This end holds a receiver for as long as it waits for anything.
+                let _ = sender.send((unit, run, crate::ledger::baseline().await)).await;
+            });
+            return Vec::new();
+        }
+        vec![Input::Ready { unit, run }]
     }
 
     /// Answers the control channel. Whoever asked may be gone by now.

@@ -28,7 +28,9 @@ use enclave_init::{
     HEARTBEAT_BYTE,
     event::{Cause, Event, Exit, Health, LogStream, Outcome, Record, ServiceState},
 };
-use manifest::{Healthcheck, Measured, OnUnhealthy, Publish, Readiness, Restart, Service, StopSignal};
+use manifest::{
+    Enforce, Healthcheck, Measured, Monitor, OnUnhealthy, Publish, Readiness, Restart, Service, StopSignal,
+};
 use nsm::{
     Pcr, PcrIndex, Provider,
     sim::{DevelopmentRoot, ServerHandle, SimulatedNsm, serve_module},
@@ -42,13 +44,14 @@ fn main() -> ExitCode {
     let word = |i: usize| words.get(i).map_or("", String::as_str);
     match (word(0), word(1)) {
         (_, "pf-proxy") => service::proxy(),
+        (_, "fs-monitor") => service::monitor(),
         ("/init", _) => enclave_init::main_entry(std::env::args_os().skip(1)),
         ("/app", mode) => service::run(mode),
         _ => run_tests(words.iter().skip(1).find(|word| !word.starts_with('-'))),
     }
 }
 
-const TESTS: [(&str, fn()); 12] = [
+const TESTS: [(&str, fn()); 14] = [
     (
         "a_health_check_makes_ready_and_reports_and_the_stop_signal_is_the_manifests",
         a_health_check_makes_ready_and_reports_and_the_stop_signal_is_the_manifests,
@@ -76,6 +79,11 @@ const TESTS: [(&str, fn()); 12] = [
     ),
     ("confines_services", confines_services),
     ("starts_nothing_it_cannot_measure", starts_nothing_it_cannot_measure),
+    (
+        "measures_what_the_monitor_found_before_anything_starts",
+        measures_what_the_monitor_found_before_anything_starts,
+    ),
+    ("ends_without_its_monitor", ends_without_its_monitor),
 ];
 
 fn run_tests(filter: Option<&String>) -> ExitCode {
@@ -323,6 +331,54 @@ fn starts_nothing_it_cannot_measure() {
     }
 }
 
+/// A manifest with a monitor; the one of these tests does what `sweep_s` says.
+fn monitored(sweep_s: u32, enforce: Enforce) -> Measured {
+    let monitor = Monitor {
+        deny: Vec::new(),
+        digests: Vec::new(),
+        enforce,
+        ignore: Vec::new(),
+        roots: vec!["/work".to_owned()],
+        sweep_s,
+    };
+    Measured { monitor: Some(monitor), ..measured(&[app("main", "sleep")]) }
+}
+
+fn measures_what_the_monitor_found_before_anything_starts() {
+    let manifest = monitored(0, Enforce::Off);
+    let mut enclave = Enclave::with_manifest(&manifest.to_canonical_json(), true);
+    let ready = |record: &Record| matches!(&record.event, Event::Service { service, state: ServiceState::Ready, .. } if service == "main");
+    let records = enclave.until("the main service", ready);
+    let extended = |value: &[u8], data: &[u8]| sha384(&[value, sha384(data).as_slice()].concat());
+    let expected = extended(&extended(&[0; 48], &manifest.to_canonical_json()), service::BASELINE);
+    let state = enclave.module.as_ref().unwrap().0.describe_pcr(PcrIndex::new(16_u8).unwrap()).unwrap();
+    assert_eq!((state.locked, state.value), (true, Pcr(expected.try_into().unwrap())));
+    let first =
+        |wanted: &dyn Fn(&Event) -> bool| records.iter().position(|record| wanted(&record.event)).unwrap();
+    let measured =
+        first(&|event| matches!(event, Event::Message { text, .. } if text.contains("baseline is measured")));
+    let main = first(&|event| matches!(event, Event::Service { service, .. } if service == "main"));
+    assert!(measured < main, "{records:?}");
+    assert_eq!(enclave.control(b"shutdown\n"), b"ok\n");
+    enclave.until_exit();
+}
+
+/// Before the first look at all files nothing starts, and where opening is held nothing goes on without the monitor.
+fn ends_without_its_monitor() {
+    for (sweep_s, enforce) in [(1, Enforce::Off), (2, Enforce::Require)] {
+        let mut enclave = Enclave::with_manifest(&monitored(sweep_s, enforce).to_canonical_json(), true);
+        let records = enclave.until_exit();
+        let told = |record: &Record| matches!(&record.event, Event::Message { text, .. } if text.contains("the file monitor has ended"));
+        assert!(records.iter().any(told), "{records:?}");
+        if sweep_s == 1 {
+            assert_eq!(states(&records, "main"), Vec::<&ServiceState>::new());
+        }
+        let exit = Event::Exit(Exit { code: 125, cause: Cause::Refused });
+        assert_eq!(records.last().map(|record| &record.event), Some(&exit));
+        assert_eq!(enclave.status().code(), Some(125));
+    }
+}
+
 fn app(name: &str, words: &str) -> Service {
     Service {
         command: std::iter::once("/app").chain(words.split(' ')).map(String::from).collect(),
@@ -536,6 +592,28 @@ mod service {
     pub(crate) fn proxy() -> ExitCode {
         transport::notify::ready().unwrap();
         sleep()
+    }
+
+    /// What the file monitor says that it found.
+    pub(crate) const BASELINE: &[u8] = b"what was there";
+
+    /// A file monitor that says what it found, once, and then stays, unless it is to fail before or after that.
+    pub(crate) fn monitor() -> ExitCode {
+        let manifest = std::fs::read("/glasshouse/manifest.json").unwrap();
+        let sweep_s = Measured::from_canonical_json(&manifest).unwrap().monitor.unwrap().sweep_s;
+        if sweep_s == 1 {
+            return ExitCode::FAILURE;
+        }
+        let listener = UnixListener::bind("/run/glasshouse-private/ledger.sock").unwrap();
+        transport::notify::ready().unwrap();
+        let (mut asker, _) = listener.accept().unwrap();
+        let mut request = [0; 512];
+        let length = asker.read(&mut request).unwrap();
+        assert!(request[..length].starts_with(b"GET /v1/baseline HTTP/1.1\r\n"));
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", BASELINE.len());
+        asker.write_all(&[head.as_bytes(), BASELINE].concat()).unwrap();
+        drop(asker);
+        if sweep_s == 2 { ExitCode::SUCCESS } else { sleep() }
     }
 
     pub(crate) fn run(mode: &str) -> ExitCode {

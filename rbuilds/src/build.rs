@@ -23,7 +23,7 @@ use crate::{
     output::{Output, directory_of},
     ports,
     ramdisk::{BootFile, Files, write_application, write_boot},
-    report::registers,
+    report::{manifest_digest, registers},
     rootfs_image::{self, MOUNT_POINTS},
     source::{Application, take_in},
     time::{LAST_SECOND, rfc3339},
@@ -208,6 +208,7 @@ fn build_and<D>(
     ports::note(&application.config.exposed_ports, &published, &mut notes);
     let report = BuildReport {
         pcrs: registers(&measurements, &manifest),
+        manifest_sha384: manifest_digest(&manifest),
         files,
         content_bytes: bytes,
         eif_bytes,
@@ -310,6 +311,7 @@ fn describe(
         version: REPORT_VERSION,
         name: input.manifest.name.clone(),
         pcrs: Default::default(),
+        manifest_sha384: None,
         kernel: boot.kernel.digest(),
         cmdline: String::new(),
         guest_binary: boot.guest_binary.digest(),

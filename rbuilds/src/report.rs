@@ -10,6 +10,7 @@ use std::{
 
 use aws_lc_rs::digest::{Context, SHA384, digest};
 use eif::Measurements;
+use manifest::Measured;
 use serde::{Deserialize, Deserializer, Serialize, de};
 
 use crate::{Digest, Error, Note, error::WriteError, output::Output};
@@ -29,8 +30,11 @@ pub struct BuildReport {
     pub version: u32,
     /// The image's name.
     pub name: String,
-    /// The reference values by register: 0, 1, 2 and 16, and 8 if the image is signed.
+    /// The reference values by register: 0, 1, 2 and 16, and 8 if the image is signed. Without 16 if files are watched.
     pub pcrs: BTreeMap<u8, PcrValue>,
+    /// SHA-384 of the measured manifest if files are watched: what PCR16 is extended with first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest_sha384: Option<PcrValue>,
     /// Of the kernel file.
     pub kernel: Digest,
     /// The kernel's command line.
@@ -102,8 +106,23 @@ pub fn reference_values_path(image: &Path) -> PathBuf {
 /// The registers of an image with these measurements and this measured manifest.
 pub fn registers(measured: &Measurements, manifest: &[u8]) -> BTreeMap<u8, PcrValue> {
     let mut pcrs = boot_registers(measured);
-    pcrs.insert(MANIFEST_PCR, manifest_register(manifest));
+    if !has_monitor(manifest) {
+        pcrs.insert(MANIFEST_PCR, manifest_register(manifest));
+    }
     pcrs
+}
+
+/// Whether the enclave's files are watched. Their state at boot goes into the manifest's register too, with keys that are made
+/// then: nobody can know its value before.
+fn has_monitor(manifest: &[u8]) -> bool {
+    Measured::from_canonical_json(manifest).is_ok_and(|measured| measured.monitor.is_some())
+}
+
+/// SHA-384 of a measured manifest, if its register cannot be known.
+pub(crate) fn manifest_digest(manifest: &[u8]) -> Option<PcrValue> {
+    has_monitor(manifest).then(|| {
+        PcrValue(digest(&SHA384, manifest).as_ref().try_into().expect("a SHA-384 digest has 48 bytes"))
+    })
 }
 
 /// The registers that booting fills before anything of the image runs: those of [`registers`] but the manifest's.

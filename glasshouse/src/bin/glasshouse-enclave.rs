@@ -1,7 +1,7 @@
 //! The one static program of an enclave image: its init, and every daemon that init starts.
 //!
 //! As `/init`, or without a daemon's name as first argument, it is `enclave-init`; `/init pf-proxy ...`,
-//! `/init ra-web-srv ...` and `/init pipeline listen ...` are those daemons.
+//! `/init ra-web-srv ...`, `/init fs-monitor ...` and `/init pipeline listen ...` are those daemons.
 
 #![forbid(unsafe_code)]
 
@@ -21,6 +21,10 @@ fn main() -> ExitCode {
         Some("ra-web-srv") => {
             log_to_stderr();
             ra_web_srv::cli::run(ra_web_srv::cli::Args::parse_from(args)).into()
+        }
+        Some("fs-monitor") => {
+            log_to_stderr();
+            fs_monitor::cli::run(fs_monitor::cli::Args::parse_from(args)).into()
         }
         Some("pipeline") => {
             log_to_stderr();
