@@ -9,8 +9,8 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
-use eif::Eif;
+use anyhow::{Context, Result, bail};
+use eif::{Architecture, Eif};
 use manifest::{DEFAULT_STOP_TIMEOUT_S, Measured};
 use rbuilds::{Limits, PcrValue, held_by, measured_manifest, memory_needed, registers};
 
@@ -47,6 +47,13 @@ impl Image {
         let measured = eif.measure()?;
         let needed_mib = memory_needed(&held_by(&mut eif, &Limits::default())?);
         let header = eif.header();
+        let wanted = match header.architecture {
+            Architecture::X86_64 => "x86_64",
+            Architecture::Aarch64 => "aarch64",
+        };
+        if wanted != std::env::consts::ARCH {
+            bail!("it is for {wanted}, and this machine is {}", std::env::consts::ARCH);
+        }
         let (memory_mib, cpus) = (header.default_memory_bytes >> 20, header.default_cpus);
         let bytes = measured_manifest(&path)?;
         let manifest = Measured::from_canonical_json(&bytes)?;

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use eif::{BuildMetadata, Metadata, Signer, Source, Writer};
+use eif::{Architecture, BuildMetadata, Metadata, Signer, Source, Writer};
 use manifest::{ImageFormat, Manifest};
 
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
     memory::{FRAMEWORK_ENTRIES, Held, memory_needed},
     notes::Notes,
     output::{Output, directory_of},
-    ports,
+    platform, ports,
     ramdisk::{BootFile, Files, write_application, write_boot},
     report::{manifest_digest, registers},
     rootfs_image::{self, MOUNT_POINTS},
@@ -62,8 +62,10 @@ pub struct BuildInput<'a> {
 /// A kernel and how it is started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kernel {
-    /// The kernel, a `bzImage`.
+    /// The kernel: a `bzImage`, for aarch64 an `Image`.
     pub bzimage: PathBuf,
+    /// The processors it is for, and with it the whole image.
+    pub architecture: Architecture,
     /// Its command line.
     pub cmdline: String,
     /// The driver of the security module, for kernels that do not have it built in.
@@ -73,11 +75,17 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// A kernel of which nothing else is known, with the default command line: [`DEFAULT_CMDLINE`], or
+    /// A kernel for x86-64 of which nothing else is known, with the default command line: [`DEFAULT_CMDLINE`], or
     /// [`DEFAULT_CMDLINE_WITH_MODULE`].
     pub fn new(bzimage: impl Into<PathBuf>, nsm_ko: Option<PathBuf>) -> Self {
         let cmdline = if nsm_ko.is_some() { DEFAULT_CMDLINE_WITH_MODULE } else { DEFAULT_CMDLINE };
-        Self { bzimage: bzimage.into(), cmdline: cmdline.to_owned(), nsm_ko, reads_file_systems: None }
+        Self {
+            bzimage: bzimage.into(),
+            architecture: Architecture::X86_64,
+            cmdline: cmdline.to_owned(),
+            nsm_ko,
+            reads_file_systems: None,
+        }
     }
 }
 
@@ -181,14 +189,17 @@ fn build_and<D>(
         return Err(Error::BuildTime { found: input.build_time });
     }
     let unwritable = |e: io::Error| write_error(input, e);
+    let architecture = input.kernel.architecture;
+    platform::check_kernel(input.manifest.architecture, architecture)?;
     let format = format::choose(input.manifest.format, &input.kernel)?;
     let cmdline = format::cmdline(&input.kernel, format);
     let mut output = Output::create(input.output).map_err(unwritable)?;
     let mut boot = BootInputs::open(input)?;
     let layer_cache = LayerCache::open(&input.registry);
-    let mut intake = Intake::new(input.limits, directory_of(input.output), layer_cache.clone());
+    let mut intake = Intake::new(input.limits, directory_of(input.output), layer_cache.clone(), architecture);
     let application = take_in(&input.manifest.image, input.base_dir, &input.registry, &mut intake, progress)?;
     let measured = input.manifest.resolve(&application.config)?;
+    platform::check_services(&measured, &application.tree, architecture)?;
     let manifest = measured.to_canonical_json();
     let (files, bytes) = extent(&application.tree);
     let files_of = match format {
@@ -273,7 +284,7 @@ fn write_image(
     let options = eif::Options {
         default_memory_bytes: u64::from(resources.memory_mib) << 20,
         default_cpus: u64::from(resources.cpus),
-        ..eif::Options::default()
+        architecture: input.kernel.architecture,
     };
     let kernel = Source::reader(&mut boot.kernel.reader, boot.kernel.len);
     let mut image = Writer::create(output, &options, kernel, cmdline, &metadata)?;
@@ -343,7 +354,11 @@ impl BootInputs {
     fn open(input: &BuildInput<'_>) -> Result<Self, Error> {
         let (kernel, kernel_version) =
             open_kernel(&input.kernel.bzimage).map_err(|source| open_error(&input.kernel.bzimage, source))?;
-        let open = |path: &Path| BootInput::open(path).map_err(|source| open_error(path, source));
+        let open = |path: &Path| -> Result<BootInput, Error> {
+            let beginning = beginning(path).map_err(|source| open_error(path, source))?;
+            platform::check_program(&beginning, &path.display().to_string(), input.kernel.architecture)?;
+            BootInput::open(path).map_err(|source| open_error(path, source))
+        };
         Ok(Self {
             kernel,
             kernel_version,
@@ -351,6 +366,13 @@ impl BootInputs {
             nsm_ko: input.kernel.nsm_ko.as_deref().map(open).transpose()?,
         })
     }
+}
+
+/// As much of a program as says what it is for.
+fn beginning(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(64).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 fn open_error(path: &Path, source: io::Error) -> Error {

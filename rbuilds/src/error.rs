@@ -25,6 +25,26 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The manifest asks for other processors than the kernel is for.
+    #[error(
+        "image.architecture is {wanted}, but the kernel is for {found}: name one for {wanted} with --kernel"
+    )]
+    KernelArchitecture {
+        /// What the manifest says.
+        wanted: &'static str,
+        /// What the kernel is.
+        found: &'static str,
+    },
+    /// A program is for other processors than the kernel.
+    #[error("{program} is for {found}, the kernel for {expected}")]
+    ProgramArchitecture {
+        /// The program, as it is named on the command line or in the manifest.
+        program: String,
+        /// What it says that it is for.
+        found: String,
+        /// What the kernel is for.
+        expected: &'static str,
+    },
     /// The image layout is broken, or does not hold the image asked for.
     #[error("the image layout {} cannot be used", layout.display())]
     Oci {
@@ -298,16 +318,20 @@ pub enum OciError {
         tags: Vec<String>,
     },
     /// The layout has several images and none was asked for, or several have the tag.
-    #[error("it holds {found} images for linux/amd64, so `tag` has to name one; the tags it has: {tags:?}")]
+    #[error("it holds {found} images for {wanted}, so `tag` has to name one; the tags it has: {tags:?}")]
     Ambiguous {
+        /// The platform, as the kernel has it.
+        wanted: &'static str,
         /// How many there are.
         found: usize,
         /// Their tags.
         tags: Vec<String>,
     },
     /// No image is for the platform of an enclave.
-    #[error("it has no image for linux/amd64; the platforms it has: {found:?}")]
+    #[error("it has no image for {wanted}, which the kernel is for; the platforms it has: {found:?}")]
     NoPlatform {
+        /// The platform, as the kernel has it.
+        wanted: &'static str,
         /// The platforms there are.
         found: Vec<String>,
     },

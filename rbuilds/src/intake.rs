@@ -5,6 +5,8 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
+use eif::Architecture;
+
 use crate::{
     Limits,
     error::LayerError,
@@ -21,6 +23,8 @@ pub(crate) struct Intake {
     pub(crate) folder: PathBuf,
     /// Unpacked layers of other builds.
     pub(crate) layer_cache: Option<LayerCache>,
+    /// What images are to be for.
+    pub(crate) architecture: Architecture,
     limits: Limits,
     entries: u64,
     name_bytes: u64,
@@ -56,11 +60,17 @@ impl Room {
 }
 
 impl Intake {
-    pub(crate) fn new(limits: Limits, folder: &Path, layer_cache: Option<LayerCache>) -> Self {
+    pub(crate) fn new(
+        limits: Limits,
+        folder: &Path,
+        layer_cache: Option<LayerCache>,
+        architecture: Architecture,
+    ) -> Self {
         Self {
             room: Room::new(limits.unpacked_bytes),
             folder: folder.to_owned(),
             layer_cache,
+            architecture,
             limits,
             entries: 0,
             name_bytes: 0,

@@ -37,6 +37,7 @@ mod output;
 mod parts;
 mod path;
 mod pax;
+mod platform;
 mod ports;
 mod project;
 mod provenance;

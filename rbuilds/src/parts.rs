@@ -9,11 +9,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use eif::Architecture;
+
 use crate::{Kernel, format};
 
 /// Where a bzImage says that it is one (Linux, Documentation/arch/x86/boot.rst, `header`).
 const BZIMAGE_MAGIC_OFFSET: u64 = 0x202;
 const BZIMAGE_MAGIC: &[u8] = b"HdrS";
+/// Where an Image for aarch64 says that it is one (Linux, Documentation/arch/arm64/booting.rst, `magic`).
+const ARM64_MAGIC_OFFSET: u64 = 0x38;
+const ARM64_MAGIC: &[u8] = b"ARM\x64";
 /// How a program begins (System V ABI, `e_ident`).
 const ELF_MAGIC: &[u8] = b"\x7fELF";
 /// The init's file name.
@@ -85,7 +90,8 @@ pub fn pinned_kernel() -> Result<PathBuf, PartError> {
     Ok(cache_folder()?.join("kernel/current/bzImage"))
 }
 
-/// The kernel given, a `bzImage` or a folder of the vendor's (`bzImage`, `nsm.ko`), or the pinned one.
+/// The kernel given, a `bzImage`, an `Image` for aarch64, or a folder of the vendor's (one of the two, and `nsm.ko`); or the
+/// pinned one, which is for x86-64. What it is decides what the image is for.
 ///
 /// # Errors
 /// [`PartError`] names the file and what to do.
@@ -101,14 +107,31 @@ pub fn find_kernel(given: Option<PathBuf>) -> Result<Kernel, PartError> {
             pinned
         }
     };
-    let (bzimage, module) = match path.is_dir() {
-        true => (path.join("bzImage"), Some(path.join("nsm.ko")).filter(|module| module.is_file())),
+    let (kernel, module) = match path.is_dir() {
+        true => {
+            let image = path.join("Image");
+            let kernel = if image.is_file() { image } else { path.join("bzImage") };
+            (kernel, Some(path.join("nsm.ko")).filter(|module| module.is_file()))
+        }
         false => (path, None),
     };
-    expect(&bzimage, BZIMAGE_MAGIC_OFFSET, BZIMAGE_MAGIC, "Linux kernel (bzImage)")?;
-    let reads_file_systems = format::reads_file_systems(&bzimage)
-        .map_err(|source| PartError::Unreadable { path: bzimage.clone(), source })?;
-    Ok(Kernel { reads_file_systems, ..Kernel::new(bzimage, module) })
+    let architecture = recognise(&kernel)?;
+    let reads_file_systems = match architecture {
+        Architecture::X86_64 => format::reads_file_systems(&kernel)
+            .map_err(|source| PartError::Unreadable { path: kernel.clone(), source })?,
+        // It may, but how its configuration lies in it is not known here.
+        Architecture::Aarch64 => None,
+    };
+    Ok(Kernel { architecture, reads_file_systems, ..Kernel::new(kernel, module) })
+}
+
+/// What a kernel is for.
+fn recognise(kernel: &Path) -> Result<Architecture, PartError> {
+    const EXPECTED: &str = "Linux kernel (bzImage, or Image for aarch64)";
+    if has(kernel, ARM64_MAGIC_OFFSET, ARM64_MAGIC)? {
+        return Ok(Architecture::Aarch64);
+    }
+    expect(kernel, BZIMAGE_MAGIC_OFFSET, BZIMAGE_MAGIC, EXPECTED).map(|()| Architecture::X86_64)
 }
 
 /// The enclave's init: the program given, or the one beside the running program.
@@ -129,6 +152,13 @@ pub fn find_guest_binary(given: Option<&Path>) -> Result<PathBuf, PartError> {
 
 /// Refuses a file without these bytes at that offset. What is not there is another mistake than what is something else.
 fn expect(path: &Path, offset: u64, bytes: &[u8], expected: &'static str) -> Result<(), PartError> {
+    match has(path, offset, bytes)? {
+        true => Ok(()),
+        false => Err(PartError::Other { path: path.to_owned(), expected }),
+    }
+}
+
+fn has(path: &Path, offset: u64, bytes: &[u8]) -> Result<bool, PartError> {
     let read = || -> io::Result<Vec<u8>> {
         let mut file = File::open(path)?;
         file.seek(SeekFrom::Start(offset))?;
@@ -137,10 +167,7 @@ fn expect(path: &Path, offset: u64, bytes: &[u8], expected: &'static str) -> Res
         Ok(found)
     };
     let found = read().map_err(|source| PartError::Unreadable { path: path.to_owned(), source })?;
-    if found != bytes {
-        return Err(PartError::Other { path: path.to_owned(), expected });
-    }
-    Ok(())
+    Ok(found == bytes)
 }
 
 fn variable(name: &str) -> Option<PathBuf> {

@@ -57,8 +57,8 @@ fn take_in_layout(
     progress: Progress<'_>,
 ) -> Result<Application, Error> {
     let files = Files::of_directory(root);
-    let image =
-        image_in_layout(&files, tag).map_err(|source| Error::Oci { layout: root.to_owned(), source })?;
+    let image = image_in_layout(&files, tag, intake.architecture)
+        .map_err(|source| Error::Oci { layout: root.to_owned(), source })?;
     take_in_layers(&files, image, intake, progress)
 }
 
@@ -77,7 +77,8 @@ fn take_in_archive(
         .and_then(|unpacked| read(&unpacked.archive, Role::Container, intake))
         .and_then(Files::of_archive)
         .map_err(at_archive)?;
-    let image = image_in_archive(&files, tag).map_err(|source| at_archive(source.into()))?;
+    let image =
+        image_in_archive(&files, tag, intake.architecture).map_err(|source| at_archive(source.into()))?;
     take_in_layers(&files, image, intake, progress)
 }
 
@@ -90,9 +91,9 @@ fn take_in_pulled(
 ) -> Result<Application, Error> {
     let in_registry = |source| Error::Registry { image: image.to_string(), source: Box::new(source) };
     // Held while the layers are read: it keeps other builds from removing them.
-    let pulled = pull(image, base_dir, options, progress).map_err(in_registry)?;
+    let pulled = pull(image, base_dir, options, intake.architecture, progress).map_err(in_registry)?;
     let files = Files::of_directory(pulled.blobs());
-    let found = image_of_manifest(&files, &pulled.manifest)
+    let found = image_of_manifest(&files, &pulled.manifest, intake.architecture)
         .map_err(|source| in_registry(RegistryError::Image { cache: pulled.blobs().to_owned(), source }))?;
     take_in_layers(&files, found, intake, progress).inspect_err(|error| {
         if let Error::Layer { digest, .. } = error {

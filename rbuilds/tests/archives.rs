@@ -169,7 +169,7 @@ fn takes_the_image_with_the_name_or_tag() {
     let workshop = Workshop::new();
     write(&workshop, &put_manifest(tar, &images).end());
     let error = workshop.refuse(IMAGE);
-    assert!(matches!(oci_error(&error), OciError::Ambiguous { found: 2, tags } if tags.len() == 3));
+    assert!(matches!(oci_error(&error), OciError::Ambiguous { found: 2, tags, .. } if tags.len() == 3));
     let error = workshop.refuse(r#"{ archive = "app.tar", tag = "web:2" }"#);
     assert!(matches!(oci_error(&error), OciError::NoSuchTag { tag, .. } if tag == "web:2"));
     for (tag, mark) in
@@ -199,7 +199,7 @@ fn takes_the_image_with_containerds_name() {
     write(&workshop, &archive_of(&layout.root).end());
     let error = workshop.refuse(r#"{ archive = "app.tar", tag = "latest" }"#);
     assert!(
-        matches!(oci_error(&error), OciError::Ambiguous { found: 2, tags } if tags[1] == "docker.io/library/cache:latest")
+        matches!(oci_error(&error), OciError::Ambiguous { found: 2, tags, .. } if tags[1] == "docker.io/library/cache:latest")
     );
     workshop.build(r#"{ archive = "app.tar", tag = "cache:latest" }"#).unwrap();
     assert_eq!(workshop.application()[&b"mark"[..]].1, b"cache");
@@ -341,7 +341,7 @@ fn refuses_documents_that_do_not_fit() {
         (
             br#"[{"Config":"c","Layers":["c"]}]"#.to_vec(),
             arm.as_bytes(),
-            |e| matches!(e, OciError::NoPlatform { found } if found == &["linux/arm64"]),
+            |e| matches!(e, OciError::NoPlatform { found, .. } if found == &["linux/arm64"]),
         ),
         (serde_json::to_vec(&[saved("c", &[], &["c"; 1025])]).unwrap(), &config, |e| {
             matches!(e, OciError::TooManyLayers { found: 1025 })

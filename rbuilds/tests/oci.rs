@@ -6,6 +6,7 @@ mod support;
 
 use std::fs;
 
+use eif::{Architecture, Eif};
 use rbuilds::{Digest, Error, LayerError, OciError, measured_manifest};
 use serde_json::{Value, json};
 use support::{Compression, INDEX, LayoutDir, MANIFEST, Tar, Workshop, chain, simple_layout};
@@ -105,7 +106,7 @@ fn takes_the_image_with_the_tag() {
     layout.write_index();
     let error = workshop.refuse(IMAGE);
     assert!(
-        matches!(oci_error(&error), OciError::Ambiguous { found: 2, tags } if tags == &["one", "two"]),
+        matches!(oci_error(&error), OciError::Ambiguous { found: 2, tags, .. } if tags == &["one", "two"]),
         "{}",
         chain(&error)
     );
@@ -130,6 +131,14 @@ fn takes_the_image_for_enclaves_out_of_an_index_of_platforms() {
     layout.write_index();
     workshop.build(r#"{ oci = "image", tag = "multi" }"#).unwrap();
     assert_eq!(mark(&workshop), b"amd");
+    let architecture = |workshop: &Workshop| {
+        Eif::open(fs::File::open(workshop.output()).unwrap()).unwrap().header().architecture
+    };
+    assert_eq!(architecture(&workshop), Architecture::X86_64);
+    let workshop = Workshop { architecture: Architecture::Aarch64, ..workshop };
+    workshop.build(r#"{ oci = "image", tag = "multi", architecture = "aarch64" }"#).unwrap();
+    assert_eq!(mark(&workshop), b"arm");
+    assert_eq!(architecture(&workshop), Architecture::Aarch64);
 }
 
 #[test]
@@ -141,7 +150,7 @@ fn refuses_images_for_other_platforms() {
     layout.write_index();
     let check = |error: &Error| {
         assert!(
-            matches!(oci_error(error), OciError::NoPlatform { found } if found == &["linux/arm64"]),
+            matches!(oci_error(error), OciError::NoPlatform { found, .. } if found == &["linux/arm64"]),
             "{}",
             chain(error)
         );

@@ -34,7 +34,8 @@ pub use reference::{ImageReference, ImageVersion, ReferenceError};
 pub use secret::is_secret_name;
 pub use signal::StopSignal;
 pub use source::{
-    Dockerfile, ImageConfig, ImageFormat, ImageSource, Manifest, ManifestError, ResolveError, Resources,
+    Dockerfile, ImageArchitecture, ImageConfig, ImageFormat, ImageSource, Manifest, ManifestError,
+    ResolveError, Resources,
 };
 
 /// The vsock ports the framework itself uses; an application cannot publish them.

@@ -39,6 +39,8 @@ pub struct Manifest {
     pub image: ImageSource,
     /// How they lie in the image; `None` leaves it to the builder, who knows what the kernel can read.
     pub format: Option<ImageFormat>,
+    /// The processors that the image is for; `None` leaves it to the kernel.
+    pub architecture: Option<ImageArchitecture>,
     /// A kernel other than the pinned one: a `bzImage`, or a directory of the vendor's `bzImage` and `nsm.ko`.
     /// Relative to the manifest's folder.
     pub kernel: Option<PathBuf>,
@@ -88,6 +90,16 @@ pub enum ImageFormat {
     Cpio,
     /// In one compressed file system, which stays in memory as it is; what is read of it is unpacked.
     Erofs,
+}
+
+/// What processors an image is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ImageArchitecture {
+    /// 64-bit Intel and AMD.
+    X86_64,
+    /// 64-bit ARM.
+    Aarch64,
 }
 
 /// A Dockerfile and the files it may take.
@@ -389,6 +401,7 @@ struct RawImage {
     dockerfile: Option<PathBuf>,
     context: Option<PathBuf>,
     format: Option<ImageFormat>,
+    architecture: Option<ImageArchitecture>,
 }
 
 #[derive(Default, Deserialize)]
@@ -466,6 +479,7 @@ impl Raw {
         Ok(Manifest {
             name: self.name.into_inner(),
             format: self.image.get_ref().format,
+            architecture: self.image.get_ref().architecture,
             image: check_image(self.image)?,
             kernel: self.kernel,
             resources: self.resources.check()?,
@@ -500,7 +514,8 @@ const IMAGE_RULE: &str = "`image`: say one of `dockerfile`, `archive` (what `doc
 
 fn check_image(image: Spanned<RawImage>) -> Result<ImageSource, Mistake> {
     let span = image.span();
-    let RawImage { oci, archive, tag, registry, rootfs, dockerfile, context, format: _ } = image.into_inner();
+    let RawImage { oci, archive, tag, registry, rootfs, dockerfile, context, format: _, architecture: _ } =
+        image.into_inner();
     if let Some(name) = registry {
         let others = [oci, archive, rootfs, dockerfile, context, tag.map(PathBuf::from)];
         return match others.iter().any(Option::is_some) {

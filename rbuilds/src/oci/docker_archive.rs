@@ -5,6 +5,7 @@
 //! layers, the lowest first. It gives no digests, but the configuration's file is named after its own, and the
 //! configuration has those of the unpacked layers.
 
+use eif::Architecture;
 use serde::Deserialize;
 
 use super::{
@@ -12,7 +13,7 @@ use super::{
     files::{Files, parse, read_bounded},
     image::{Image, StoredLayer, check_layers},
 };
-use crate::{Digest, error::OciError, layers::Expected};
+use crate::{Digest, error::OciError, layers::Expected, platform::oci_name};
 
 /// The document that lists the images.
 pub(crate) const MANIFEST: &str = "manifest.json";
@@ -34,13 +35,13 @@ impl Saved {
     }
 }
 
-/// The image for linux/amd64 with this tag, or the only one.
-pub(crate) fn image(files: &Files, tag: Option<&str>) -> Result<Image, OciError> {
+/// The image for these processors with this tag, or the only one.
+pub(crate) fn image(files: &Files, tag: Option<&str>, architecture: Architecture) -> Result<Image, OciError> {
     let all: Vec<Saved> = parse(MANIFEST, &files.read_json(MANIFEST)?)?;
-    let saved = select(&all, tag)?;
+    let saved = select(&all, tag, architecture)?;
     let config = read_config(files, &saved.config)?;
     let names = saved.layers.as_deref().unwrap_or_default();
-    check_layers(names.len(), &config)?;
+    check_layers(names.len(), &config, architecture)?;
     let layer = |(file, diff_id): (&String, &Digest)| -> Result<StoredLayer, OciError> {
         let expected = Expected { blob: digest_in_name(file), diff_id: *diff_id };
         Ok(StoredLayer { file: file.clone(), bytes: files.open(file)?.len(), expected })
@@ -49,15 +50,20 @@ pub(crate) fn image(files: &Files, tag: Option<&str>) -> Result<Image, OciError>
     Ok(Image { manifest: None, config, layers })
 }
 
-fn select<'s>(all: &'s [Saved], tag: Option<&str>) -> Result<&'s Saved, OciError> {
+fn select<'s>(
+    all: &'s [Saved],
+    tag: Option<&str>,
+    architecture: Architecture,
+) -> Result<&'s Saved, OciError> {
+    let wanted = oci_name(architecture);
     let has = |saved: &&Saved| tag.is_none_or(|tag| saved.tags().iter().any(|t| answers_to(t, tag)));
     let found: Vec<&Saved> = all.iter().filter(has).collect();
     let tags = || all.iter().flat_map(|saved| saved.tags().iter().cloned()).collect();
     match (&found[..], tag) {
         ([one], _) => Ok(one),
         ([], Some(tag)) => Err(OciError::NoSuchTag { tag: tag.to_owned(), tags: tags() }),
-        ([], None) => Err(OciError::NoPlatform { found: Vec::new() }),
-        (several, _) => Err(OciError::Ambiguous { found: several.len(), tags: tags() }),
+        ([], None) => Err(OciError::NoPlatform { wanted, found: Vec::new() }),
+        (several, _) => Err(OciError::Ambiguous { wanted, found: several.len(), tags: tags() }),
     }
 }
 

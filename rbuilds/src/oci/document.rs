@@ -4,9 +4,10 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use eif::Architecture;
 use serde::{Deserialize, de::IgnoredAny};
 
-use crate::Digest;
+use crate::{Digest, platform};
 
 /// The annotation that holds a tag.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
@@ -150,9 +151,9 @@ pub(crate) fn answers_to(name: &str, wanted: &str) -> bool {
 }
 
 impl Platform {
-    /// Whether it is an enclave's: linux/amd64.
-    pub(crate) fn is_enclave(&self) -> bool {
-        self.os == "linux" && self.architecture == "amd64"
+    /// Whether it is what an enclave's kernel for these processors runs.
+    pub(crate) fn is_for(&self, architecture: Architecture) -> bool {
+        self.to_string() == platform::oci_name(architecture)
     }
 }
 

@@ -1,7 +1,11 @@
 //! One image, found and checked, whose layers are still to be read.
 
+use eif::Architecture;
+
 use super::{document::Config, files::Files};
-use crate::{Digest, content::Content, error::OciError, layers::Expected, limits::MAX_LAYERS};
+use crate::{
+    Digest, content::Content, error::OciError, layers::Expected, limits::MAX_LAYERS, platform::oci_name,
+};
 
 /// An image in a store.
 #[derive(Debug)]
@@ -42,13 +46,18 @@ pub(crate) fn open_sized(
     if found == expected { Ok(content) } else { Err(OciError::BlobSize { digest, expected, found }) }
 }
 
-/// Checks the number of layers, and that the image is for enclaves.
-pub(crate) fn check_layers(layers: usize, config: &Config) -> Result<(), OciError> {
+/// Checks the number of layers, and that the image is for these processors.
+pub(crate) fn check_layers(
+    layers: usize,
+    config: &Config,
+    architecture: Architecture,
+) -> Result<(), OciError> {
     if layers > MAX_LAYERS {
         return Err(OciError::TooManyLayers { found: layers });
     }
-    if !config.platform.is_enclave() {
-        return Err(OciError::NoPlatform { found: vec![config.platform.to_string()] });
+    if !config.platform.is_for(architecture) {
+        let found = vec![config.platform.to_string()];
+        return Err(OciError::NoPlatform { wanted: oci_name(architecture), found });
     }
     let diff_ids = config.rootfs.diff_ids.len();
     if layers != diff_ids {

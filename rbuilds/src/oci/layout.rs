@@ -1,5 +1,6 @@
 //! Finds one image in an image layout and checks what it reads.
 
+use eif::Architecture;
 use serde::de::DeserializeOwned;
 
 use super::{
@@ -7,7 +8,7 @@ use super::{
     files::{Files, parse, read_bounded},
     image::{Image, StoredLayer, check_layers, open_sized},
 };
-use crate::{Digest, error::OciError, layers::Expected, limits::MAX_INDEX_DEPTH};
+use crate::{Digest, error::OciError, layers::Expected, limits::MAX_INDEX_DEPTH, platform::oci_name};
 
 /// The document that makes a layout of a directory or archive.
 pub(crate) const MARKER: &str = "oci-layout";
@@ -16,11 +17,13 @@ pub(crate) const MARKER: &str = "oci-layout";
 #[derive(Debug)]
 pub(crate) struct Layout<'f> {
     files: &'f Files,
+    /// Of images for several platforms, those for these processors are taken.
+    architecture: Architecture,
 }
 
 impl<'f> Layout<'f> {
-    pub(crate) fn open(files: &'f Files) -> Result<Self, OciError> {
-        let layout = Self { files };
+    pub(crate) fn open(files: &'f Files, architecture: Architecture) -> Result<Self, OciError> {
+        let layout = Self { files, architecture };
         let marker: LayoutMarker = parse(MARKER, &files.read_json(MARKER)?)?;
         if !marker.image_layout_version.starts_with("1.") {
             return Err(OciError::LayoutVersion { found: marker.image_layout_version });
@@ -29,11 +32,11 @@ impl<'f> Layout<'f> {
     }
 
     /// The blobs of a layout, without what says that it is one.
-    pub(crate) fn of_blobs(files: &'f Files) -> Self {
-        Self { files }
+    pub(crate) fn of_blobs(files: &'f Files, architecture: Architecture) -> Self {
+        Self { files, architecture }
     }
 
-    /// The image for linux/amd64 with this tag, or the only one.
+    /// The image with this tag, or the only one.
     pub(crate) fn image(&self, tag: Option<&str>) -> Result<Image, OciError> {
         let index: Index = parse("index.json", &self.files.read_json("index.json")?)?;
         check_schema("index.json", index.schema_version)?;
@@ -50,9 +53,13 @@ impl<'f> Layout<'f> {
         if let (Some(tag), true) = (tag, tagged.is_empty()) {
             return Err(OciError::NoSuchTag { tag: tag.to_owned(), tags: tags() });
         }
-        match for_enclaves(&tagged)?[..] {
+        match suitable(&tagged, self.architecture)?[..] {
             [one] => Ok(one),
-            ref several => Err(OciError::Ambiguous { found: several.len(), tags: tags() }),
+            ref several => Err(OciError::Ambiguous {
+                wanted: oci_name(self.architecture),
+                found: several.len(),
+                tags: tags(),
+            }),
         }
     }
 
@@ -80,7 +87,7 @@ impl<'f> Layout<'f> {
             return Err(wrong_media_type(other));
         }
         let config: Config = self.read_document(&manifest.config)?;
-        check_layers(manifest.layers.len(), &config)?;
+        check_layers(manifest.layers.len(), &config, self.architecture)?;
         let expect = |(layer, diff_id): (&Descriptor, &Digest)| StoredLayer {
             file: blob_path(&layer.digest),
             bytes: layer.size,
@@ -102,21 +109,25 @@ impl<'f> Layout<'f> {
     }
 }
 
-/// The only one of an index that is for enclaves.
-pub(crate) fn for_enclave(all: &[Descriptor]) -> Result<&Descriptor, OciError> {
-    match for_enclaves(&all.iter().collect::<Vec<_>>())?[..] {
+/// The only one of an index that is for these processors.
+pub(crate) fn for_enclave(all: &[Descriptor], architecture: Architecture) -> Result<&Descriptor, OciError> {
+    match suitable(&all.iter().collect::<Vec<_>>(), architecture)?[..] {
         [one] => Ok(one),
-        ref several => Err(OciError::Ambiguous { found: several.len(), tags: Vec::new() }),
+        ref several => Err(OciError::Ambiguous {
+            wanted: oci_name(architecture),
+            found: several.len(),
+            tags: Vec::new(),
+        }),
     }
 }
 
-/// Those that are for enclaves or do not say what they are for.
-fn for_enclaves<'d>(all: &[&'d Descriptor]) -> Result<Vec<&'d Descriptor>, OciError> {
-    let suits = |d: &&&Descriptor| d.platform.as_ref().is_none_or(|p| p.is_enclave());
+/// Those that are for these processors or do not say what they are for.
+fn suitable<'d>(all: &[&'d Descriptor], architecture: Architecture) -> Result<Vec<&'d Descriptor>, OciError> {
+    let suits = |d: &&&Descriptor| d.platform.as_ref().is_none_or(|p| p.is_for(architecture));
     let suitable: Vec<&Descriptor> = all.iter().filter(suits).copied().collect();
     if suitable.is_empty() {
         let found = all.iter().filter_map(|d| d.platform.as_ref()).map(ToString::to_string).collect();
-        return Err(OciError::NoPlatform { found });
+        return Err(OciError::NoPlatform { wanted: oci_name(architecture), found });
     }
     Ok(suitable)
 }

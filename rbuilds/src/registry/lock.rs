@@ -7,11 +7,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use eif::Architecture;
 use manifest::ImageReference;
 use serde::{Deserialize, Serialize};
 
 use super::error::RegistryError;
-use crate::{Digest, output::Output};
+use crate::{Digest, output::Output, platform::oci_name};
 
 /// The file's name, beside the manifest.
 const NAME: &str = "glasshouse.lock";
@@ -26,7 +27,7 @@ const PREFACE: &str =
 #[derive(Debug)]
 pub(super) struct Lock {
     path: PathBuf,
-    images: BTreeMap<String, Digest>,
+    images: BTreeMap<Key, Digest>,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -41,7 +42,16 @@ struct Raw {
 #[serde(deny_unknown_fields)]
 struct RawImage {
     reference: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    platform: Option<String>,
     digest: Digest,
+}
+
+/// What a digest is of: a tag, and the platform if it is not linux/amd64.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    reference: String,
+    platform: Option<String>,
 }
 
 /// Only the version, so that a file of another version is refused for that and nothing else.
@@ -75,13 +85,18 @@ impl Lock {
     }
 
     /// What the image's tag named.
-    pub(super) fn digest_of(&self, image: &ImageReference) -> Option<Digest> {
-        self.images.get(&image.to_string()).copied()
+    pub(super) fn digest_of(&self, image: &ImageReference, architecture: Architecture) -> Option<Digest> {
+        self.images.get(&key_of(image, architecture)).copied()
     }
 
     /// Records what the image's tag names, and writes the file if that is news.
-    pub(super) fn record(&mut self, image: &ImageReference, digest: Digest) -> Result<(), RegistryError> {
-        if self.images.insert(image.to_string(), digest) == Some(digest) {
+    pub(super) fn record(
+        &mut self,
+        image: &ImageReference,
+        architecture: Architecture,
+        digest: Digest,
+    ) -> Result<(), RegistryError> {
+        if self.images.insert(key_of(image, architecture), digest) == Some(digest) {
             return Ok(());
         }
         let text = write(&self.images);
@@ -92,7 +107,16 @@ impl Lock {
     }
 }
 
-fn parse(text: &str) -> Result<BTreeMap<String, Digest>, String> {
+fn key_of(image: &ImageReference, architecture: Architecture) -> Key {
+    Key { reference: image.to_string(), platform: platform_of(architecture) }
+}
+
+/// As it is written: x86-64 by absence, which is what there was first.
+fn platform_of(architecture: Architecture) -> Option<String> {
+    (architecture != Architecture::X86_64).then(|| oci_name(architecture).to_owned())
+}
+
+fn parse(text: &str) -> Result<BTreeMap<Key, Digest>, String> {
     let malformed = |e: toml::de::Error| format!("it is malformed: {}", e.message());
     let Versioned { version } = toml::from_str(text).map_err(malformed)?;
     if version != VERSION {
@@ -100,17 +124,23 @@ fn parse(text: &str) -> Result<BTreeMap<String, Digest>, String> {
     }
     let raw: Raw = toml::from_str(text).map_err(malformed)?;
     let mut images = BTreeMap::new();
-    for RawImage { reference, digest } in raw.image {
-        if images.insert(reference.clone(), digest).is_some() {
+    for RawImage { reference, platform, digest } in raw.image {
+        if let Some(other) = platform.as_ref().filter(|text| **text != oci_name(Architecture::Aarch64)) {
+            return Err(format!("{reference}: platform {other} is not one that is written"));
+        }
+        if images.insert(Key { reference: reference.clone(), platform }, digest).is_some() {
             return Err(format!("{reference} stands there twice"));
         }
     }
     Ok(images)
 }
 
-fn write(images: &BTreeMap<String, Digest>) -> String {
-    let image =
-        images.iter().map(|(reference, digest)| RawImage { reference: reference.clone(), digest: *digest });
+fn write(images: &BTreeMap<Key, Digest>) -> String {
+    let image = images.iter().map(|(Key { reference, platform }, digest)| RawImage {
+        reference: reference.clone(),
+        platform: platform.clone(),
+        digest: *digest,
+    });
     let raw = Raw { version: VERSION, image: image.collect() };
     format!("{PREFACE}{}", toml::to_string(&raw).expect("strings and numbers can be written as TOML"))
 }
@@ -121,16 +151,29 @@ mod tests {
 
     use super::*;
 
+    fn key(reference: &str, architecture: Architecture) -> Key {
+        Key { reference: reference.to_owned(), platform: platform_of(architecture) }
+    }
+
     #[test]
     fn writes_the_specified_form() {
         let digest = Digest::of(b"");
-        let images = BTreeMap::from([("registry.example/web:1".to_owned(), digest)]);
+        let images = BTreeMap::from([(key("registry.example/web:1", Architecture::X86_64), digest)]);
         let expected = format!(
             "{PREFACE}version = 1\n\n[[image]]\nreference = \"registry.example/web:1\"\ndigest = \"{digest}\"\n"
         );
         assert_eq!(write(&images), expected);
         assert_eq!(parse(&expected).unwrap(), images);
         assert_eq!(parse("version = 1\n").unwrap(), BTreeMap::new());
+        let both = BTreeMap::from([
+            (key("registry.example/web:1", Architecture::X86_64), digest),
+            (key("registry.example/web:1", Architecture::Aarch64), digest),
+        ]);
+        let more = format!(
+            "\n[[image]]\nreference = \"registry.example/web:1\"\nplatform = \"linux/arm64\"\ndigest = \"{digest}\"\n"
+        );
+        assert_eq!(write(&both), format!("{expected}{more}"));
+        assert_eq!(parse(&write(&both)).unwrap(), both);
     }
 
     #[test]
@@ -143,6 +186,7 @@ mod tests {
             ("version = 1\nmore = 1\n".to_owned(), "more"),
             ("version = 1\n[[image]]\nreference = \"a\"\ndigest = \"sha256:1\"\n".to_owned(), "digest"),
             (format!("version = 1\n{entry}{entry}"), "twice"),
+            (format!("version = 1\n{entry}platform = \"linux/amd64\"\n"), "linux/amd64"),
         ] {
             let error = parse(&text).unwrap_err();
             assert!(error.contains(reason), "{error}");
@@ -152,7 +196,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_written_is_read_again(names in proptest::collection::btree_set(any::<String>(), 0..4)) {
-            let images: BTreeMap<_, _> = names.into_iter().map(|n| (n.clone(), Digest::of(n.as_bytes()))).collect();
+            let images: BTreeMap<_, _> = names.into_iter().map(|n| (key(&n, Architecture::Aarch64), Digest::of(n.as_bytes()))).collect();
             prop_assert_eq!(parse(&write(&images)).unwrap(), images);
         }
 

@@ -19,6 +19,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use eif::Architecture;
 use manifest::{ImageReference, ImageVersion};
 use serde::Deserialize;
 use ureq::{
@@ -118,17 +119,18 @@ pub(crate) fn pull(
     image: &ImageReference,
     folder: &Path,
     options: &RegistryOptions,
+    architecture: Architecture,
     progress: Progress<'_>,
 ) -> Result<Pulled, RegistryError> {
     let cache = Cache::open(cache_folder(options)?)?;
-    let mut source = Source { image, options, cache, places: None };
+    let mut source = Source { image, options, architecture, cache, places: None };
     let mut lock = Lock::read(folder)?;
     let wanted = match image.version() {
         ImageVersion::Digest(digest) => {
             Some(digest.parse().expect("the reference was checked to hold a digest"))
         }
         ImageVersion::Tag(_) if options.network == Network::Update => None,
-        ImageVersion::Tag(_) => lock.digest_of(image),
+        ImageVersion::Tag(_) => lock.digest_of(image, architecture),
     };
     let (manifest, parts) = source.resolve(wanted)?;
     let of = parts.len();
@@ -136,7 +138,7 @@ pub(crate) fn pull(
         source.fetch(part, Step::Pull { number, of, bytes: part.size }, progress)?;
     }
     if let (ImageVersion::Tag(_), true) = (image.version(), options.record_tags) {
-        lock.record(image, manifest.digest)?;
+        lock.record(image, architecture, manifest.digest)?;
     }
     let used: BTreeSet<Digest> = parts.iter().chain([&manifest]).map(|blob| blob.digest).collect();
     source.cache.evict(options.cache_limit_bytes, &used)?;
@@ -152,6 +154,7 @@ fn cache_folder(options: &RegistryOptions) -> Result<PathBuf, RegistryError> {
 struct Source<'a> {
     image: &'a ImageReference,
     options: &'a RegistryOptions,
+    architecture: Architecture,
     cache: Cache,
     /// The mirrors that have not failed yet, and last the registry itself. Made when they are needed.
     places: Option<Vec<Place<'a>>>,
@@ -186,7 +189,8 @@ impl<'a> Source<'a> {
             let document: Document = serde_json::from_slice(&bytes).map_err(|e| unusable(e.into()))?;
             match document {
                 Document { schema_version: 2, manifests: Some(all), config: None, layers: None } => {
-                    wanted = Some(for_enclave(&all).map_err(|e| unusable(e.into()))?.digest);
+                    wanted =
+                        Some(for_enclave(&all, self.architecture).map_err(|e| unusable(e.into()))?.digest);
                 }
                 Document {
                     schema_version: 2,

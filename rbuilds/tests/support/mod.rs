@@ -13,7 +13,7 @@ use std::{
 };
 
 use eif::{
-    Eif,
+    Architecture, Eif,
     cpio::{Entry, Kind, Reader},
 };
 use manifest::Manifest;
@@ -28,6 +28,8 @@ pub(crate) struct Workshop {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) limits: Limits,
     pub(crate) registry: RegistryOptions,
+    /// What the kernel is for.
+    pub(crate) architecture: Architecture,
 }
 
 impl Workshop {
@@ -41,7 +43,7 @@ impl Workshop {
             mirrors: Some(dir.path().join("registries.toml")),
             ..RegistryOptions::default()
         };
-        Self { dir, limits: Limits::default(), registry }
+        Self { dir, limits: Limits::default(), registry, architecture: Architecture::X86_64 }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -74,7 +76,7 @@ impl Workshop {
             manifest: &manifest,
             base_dir: self.dir.path(),
             guest_binary: &guest,
-            kernel: Kernel::new(self.path("bzImage"), None),
+            kernel: Kernel { architecture: self.architecture, ..Kernel::new(self.path("bzImage"), None) },
             output,
             limits: self.limits,
             registry: self.registry.clone(),

@@ -1,0 +1,141 @@
+//! Which processors an image is for. The kernel decides, and everything else in the image has to agree.
+
+use std::io;
+
+use eif::Architecture;
+use manifest::{ImageArchitecture, Measured};
+
+use crate::{
+    Error,
+    content::Content,
+    tree::{Kind, Tree},
+};
+
+/// How a program begins (System V ABI, `e_ident`): 64 bits, little-endian.
+const ELF64: &[u8] = b"\x7fELF\x02\x01";
+/// Where it says what it is for (`e_machine`).
+const MACHINE_AT: usize = 18;
+/// Links that are followed on the way to a program (path_resolution(7)).
+const MAX_LINKS: usize = 40;
+
+/// How OCI documents say it.
+pub(crate) fn oci_name(architecture: Architecture) -> &'static str {
+    match architecture {
+        Architecture::X86_64 => "linux/amd64",
+        Architecture::Aarch64 => "linux/arm64",
+    }
+}
+
+/// How programs say it (System V ABI, supplements for each).
+fn machine(architecture: Architecture) -> u16 {
+    match architecture {
+        Architecture::X86_64 => 62,
+        Architecture::Aarch64 => 183,
+    }
+}
+
+/// What a program is for, in words.
+fn machine_name(machine: u16) -> String {
+    match machine {
+        62 => "x86-64".to_owned(),
+        183 => "aarch64".to_owned(),
+        other => format!("machine {other}"),
+    }
+}
+
+/// What people call it, and what the metadata of an image does.
+pub(crate) fn name(architecture: Architecture) -> &'static str {
+    match architecture {
+        Architecture::X86_64 => "x86_64",
+        Architecture::Aarch64 => "aarch64",
+    }
+}
+
+/// Refuses a kernel for other processors than the manifest asks for.
+pub(crate) fn check_kernel(wanted: Option<ImageArchitecture>, kernel: Architecture) -> Result<(), Error> {
+    let wanted = match wanted {
+        None => return Ok(()),
+        Some(ImageArchitecture::X86_64) => Architecture::X86_64,
+        Some(ImageArchitecture::Aarch64) => Architecture::Aarch64,
+    };
+    match wanted == kernel {
+        true => Ok(()),
+        false => Err(Error::KernelArchitecture { wanted: name(wanted), found: name(kernel) }),
+    }
+}
+
+/// Refuses a program for other processors. What is no program is none of our business.
+pub(crate) fn check_program(
+    beginning: &[u8],
+    program: &str,
+    architecture: Architecture,
+) -> Result<(), Error> {
+    let machine_bytes = beginning.get(MACHINE_AT..).and_then(<[u8]>::first_chunk);
+    let Some(found) = machine_bytes.filter(|_| beginning.starts_with(ELF64)) else { return Ok(()) };
+    let found = u16::from_le_bytes(*found);
+    if found == machine(architecture) {
+        return Ok(());
+    }
+    let (program, found) = (program.to_owned(), machine_name(found));
+    Err(Error::ProgramArchitecture { program, found, expected: name(architecture) })
+}
+
+/// The same for the program that each service begins with, where the image has it.
+pub(crate) fn check_services(
+    measured: &Measured,
+    tree: &Tree,
+    architecture: Architecture,
+) -> Result<(), Error> {
+    for service in &measured.services {
+        let Some(program) = service.command.first() else { continue };
+        let folders = match program.contains('/') {
+            true => "",
+            false => service.env.get("PATH").map_or("", String::as_str),
+        };
+        let places = folders.split(':').map(|folder| format!("{folder}/{program}"));
+        let Some(content) = places.into_iter().find_map(|path| file_at(tree, path.as_bytes())) else {
+            continue;
+        };
+        let unreadable = |source: io::Error| Error::File { doing: "read", path: program.into(), source };
+        let mut beginning = [0; MACHINE_AT + 2];
+        if content.len() >= beginning.len() as u64 {
+            content.read_exact_at(&mut beginning, 0).map_err(unreadable)?;
+            check_program(&beginning, program, architecture)?;
+        }
+    }
+    Ok(())
+}
+
+/// The file that a path leads to, by whatever links, within the tree.
+fn file_at<'t>(tree: &'t Tree, path: &[u8]) -> Option<&'t Content> {
+    let mut rest: Vec<Vec<u8>> = components(path).rev().map(<[u8]>::to_vec).collect();
+    let mut at: Vec<Vec<u8>> = Vec::new();
+    let mut links = 0;
+    while let Some(name) = rest.pop() {
+        if name == b".." {
+            at.pop();
+            continue;
+        }
+        at.push(name);
+        match &tree.lookup(&at.join(&b'/'))?.kind {
+            Kind::Directory => {}
+            Kind::File(content) => return rest.is_empty().then_some(content),
+            Kind::Symlink(target) => {
+                links += 1;
+                if links > MAX_LINKS {
+                    return None;
+                }
+                at.pop();
+                if target.starts_with(b"/") {
+                    at.clear();
+                }
+                rest.extend(components(target).rev().map(<[u8]>::to_vec));
+            }
+        }
+    }
+    None
+}
+
+fn components(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
+    path.split(|byte| *byte == b'/').filter(|name| !name.is_empty() && *name != b".")
+}
