@@ -14,4 +14,5 @@ mod compat;
 mod faults;
 mod kms;
 mod ledger;
+mod monitor;
 mod program;
