@@ -2,6 +2,7 @@
 
 mod attacks;
 mod scene;
+mod vectors;
 
 use super::{
     checkpoint::Kept, digests::Wanted, gather::Source, judge::judge, ledger::Questions, verdict::Verdict, *,

@@ -125,11 +125,23 @@ impl Scene {
         self.module.lock_pcr(control).unwrap();
     }
 
-    /// A document for [`NONCE`] with all that is asked for, as a server puts it together.
-    pub(crate) fn bundle(&self, questions: &Questions) -> Bundle {
+    /// The root that the module's documents are under, as PEM.
+    pub(crate) fn root_pem(&self) -> &str {
+        self.root.root_pem()
+    }
+
+    /// A document.
+    pub(crate) fn attest(&self, nonce: &[u8], user_data: Option<Vec<u8>>) -> Vec<u8> {
+        self.module
+            .attest(&AttestationRequest { nonce: Some(nonce.to_vec()), user_data, public_key: None })
+            .unwrap()
+    }
+
+    /// What the enclave's server states.
+    pub(crate) fn statement(&self) -> Statement {
         let checkpoint = self.ledger.checkpoint();
         let sha256 = |hash: ::ledger::Hash| Sha256(hash.0);
-        let statement = Statement::Server {
+        Statement::Server {
             tls_key: Sha256::of(TLS_KEY),
             application_key: None,
             control_head: None,
@@ -139,13 +151,14 @@ impl Scene {
                 log_root: sha256(checkpoint.log_root),
                 map_root: sha256(checkpoint.map_root),
             }),
-        };
-        let request = AttestationRequest {
-            nonce: Some(NONCE.to_vec()),
-            user_data: Some(statement.encode()),
-            public_key: None,
-        };
-        let document = self.module.attest(&request).unwrap();
+        }
+    }
+
+    /// A document for [`NONCE`] with all that is asked for, as a server puts it together.
+    pub(crate) fn bundle(&self, questions: &Questions) -> Bundle {
+        let checkpoint = self.ledger.checkpoint();
+        let sha256 = |hash: ::ledger::Hash| Sha256(hash.0);
+        let document = self.attest(&NONCE, Some(self.statement().encode()));
         let (asked, at) = (questions.asked(), Some(checkpoint.size));
         let proof = |kind, subject: &Name, proof: Vec<u8>| Proof {
             kind,
