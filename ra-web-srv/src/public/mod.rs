@@ -1,6 +1,7 @@
 //! What the world may ask, over HTTPS: `docs/spec/attestation-api.md`.
 
 mod attestation;
+mod auditor;
 mod bundle;
 mod control;
 mod ledger;

@@ -2,10 +2,10 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 
-use super::Shared;
+use super::{Shared, accepts, auditor};
 use crate::error::ApiError;
 use crate::metrics::TEXT_FORMAT;
 
@@ -17,8 +17,12 @@ pub(super) const OPENAPI: &str = include_str!("../openapi.json");
 /// What asking the NSM for its description costs.
 const READINESS_COST: u32 = 10;
 
-pub(super) async fn greeting() -> &'static str {
-    GREETING
+/// What to do here: a page that verifies for browsers, a text for everybody else.
+pub(super) async fn greeting(headers: HeaderMap) -> Response {
+    match accepts(&headers, "text/html") {
+        true => auditor::page(),
+        false => ([(header::VARY, "accept")], GREETING).into_response(),
+    }
 }
 
 pub(super) async fn health() -> &'static str {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use attestation::binding::{ApplicationData, Statement};
 use attestation::{Document, Roots, Sha256, UnixTime, Verified, verify};
+use aws_lc_rs::digest::{SHA384, digest};
 use nsm::sim::{DevelopmentRoot, SimulatedNsm};
 use nsm::wire::{Request, Response};
 use nsm::{ErrorCode, PcrIndex, Provider, Transact};
@@ -69,6 +70,16 @@ impl Enclave {
         let config = Config { control_head: Some(head), ..Config::default() };
         let (module, root_pem) = simulated(dir.path());
         Self::start_on(dir, root_pem, Arc::new(module), config).await
+    }
+
+    /// As init leaves it: the manifest is in PCR16.
+    pub(crate) async fn start_measured() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (module, root_pem) = simulated(dir.path());
+        let (framework, digest) = (PcrIndex::new(16_u64).unwrap(), digest(&SHA384, MANIFEST));
+        module.extend_pcr(framework, digest.as_ref()).unwrap();
+        module.lock_pcr(framework).unwrap();
+        Self::start_on(dir, root_pem, Arc::new(module), Config::default()).await
     }
 
     async fn start_simulated(limits: Limits, wrap: impl FnOnce(SimulatedNsm) -> Arc<dyn Provider>) -> Self {

@@ -9,6 +9,7 @@ mod enclave;
 mod api;
 mod application;
 mod attestation;
+mod auditor;
 mod batch;
 mod compat;
 mod faults;
