@@ -11,6 +11,7 @@ pub mod api;
 pub mod cli;
 mod client;
 pub mod content;
+pub mod enforce;
 pub mod listing;
 pub mod monitor;
 pub mod observe;

@@ -89,6 +89,9 @@ pub enum MonitorError {
     /// Nor recorded.
     #[error(transparent)]
     Ledger(#[from] ledger::store::Error),
+    /// Programs that open files cannot be held.
+    #[error("cannot hold programs that open files")]
+    Enforce(#[source] std::io::Error),
     /// A thread does not start.
     #[error("cannot start a thread")]
     Thread(#[source] std::io::Error),
@@ -304,6 +307,39 @@ impl Handle {
         self.shared.records.subscribe()
     }
 
+    /// The files that are watched.
+    pub(crate) fn tree(&self) -> &Tree {
+        &self.shared.tree
+    }
+
+    /// Digests in records.
+    pub(crate) fn digests(&self) -> DigestSet {
+        self.shared.digests
+    }
+
+    /// Has `find` look at a path while nobody else does, and records what it found; returns that once it is durable.
+    pub(crate) fn record_access(
+        &self,
+        path: &[u8],
+        find: impl FnOnce() -> Option<crate::state::State>,
+    ) -> Result<Option<crate::state::State>, MonitorError> {
+        self.shared.claim(path)?;
+        let Some(found) = find() else {
+            self.shared.queue().done(path);
+            self.shared.recorded.notify_all();
+            return Ok(None);
+        };
+        let file = self.shared.ledger.file(path.to_vec())?;
+        let state = to_ledger(&found);
+        self.shared.record(Observation { file, cause: Cause::Access, state, moving: false })?;
+        Ok(Some(found))
+    }
+
+    /// Ends the monitor, since something that it promises cannot be kept.
+    pub(crate) fn fail(&self, error: &MonitorError) {
+        self.shared.fail(error);
+    }
+
     /// Looks at everything again; returns once all of it is recorded that did not change meanwhile.
     ///
     /// # Errors
@@ -394,6 +430,24 @@ impl Shared {
     /// Tells whoever waits for entries that there are some.
     fn grown(&self) {
         self.grown.send_replace(self.ledger.size());
+    }
+
+    /// Records what was found of a path that is out of the queue, and waits until that is durable.
+    fn record(&self, observation: Observation) -> Result<(), MonitorError> {
+        self.request(Request::Observed(vec![observation]))?;
+        self.flush()
+    }
+
+    /// Takes a path out of the queue, once nobody else has it.
+    fn claim(&self, path: &[u8]) -> Result<(), MonitorError> {
+        let mut queue = self.queue();
+        while !queue.claim(path) {
+            if self.stopped() {
+                return Err(MonitorError::Ended);
+            }
+            queue = self.recorded.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+        Ok(())
     }
 
     /// Waits until everything is recorded that was found before.

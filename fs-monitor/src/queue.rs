@@ -108,6 +108,18 @@ impl Queue {
         tasks
     }
 
+    /// Hands out this very path, unless it is out already.
+    pub(crate) fn claim(&mut self, path: &[u8]) -> bool {
+        if self.out.contains_key(path) {
+            return false;
+        }
+        if let Some(mark) = self.marks.remove(path) {
+            self.by_due.remove(&(mark.due, path.into()));
+        }
+        self.out.insert(path.into(), None);
+        true
+    }
+
     /// What was found of a path is recorded.
     pub(crate) fn done(&mut self, path: &[u8]) {
         self.swept.remove(path);
@@ -209,7 +221,7 @@ mod tests {
         queue.mark(b"/a", Cause::Event, When::Now, now);
         let task = queue.take(now, 9).remove(0);
         queue.mark(b"/a", Cause::Event, When::Now, now);
-        assert!(queue.take(now, 9).is_empty());
+        assert!(queue.take(now, 9).is_empty() && !queue.claim(b"/a"));
         queue.done(&task.path);
         assert_eq!(queue.take(now, 9), std::slice::from_ref(&task));
         queue.put_back(task, 5 * MS, now);
@@ -228,5 +240,16 @@ mod tests {
         queue.mark(b"/swept", Cause::Sweep, When::Idle, now);
         queue.done(b"/swept");
         assert_eq!(paths(&queue.take(now, 1)), ["/swept"], "what comes while it is out is not lost");
+    }
+
+    #[test]
+    fn a_claimed_path_is_out() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        queue.mark(b"/a", Cause::Event, When::After(MS), now);
+        assert!(queue.claim(b"/a") && queue.claim(b"/b"));
+        assert!(queue.take(now + 2 * MS, 9).is_empty());
+        queue.done(b"/a");
+        queue.done(b"/b");
+        assert_eq!(queue.pending(), 0);
     }
 }

@@ -10,13 +10,14 @@ use std::{
 };
 
 use ledger::store::{Ledger, Options};
-use manifest::{DigestKind, Measured, Monitor as Wanted};
+use manifest::{Denied, DigestKind, Enforce, Measured, Monitor as Wanted};
 use tokio::signal::unix::{SignalKind, signal};
 use transport::{Addr, Listener};
 
 use crate::{
     api::Service,
     content::DigestSet,
+    enforce::{DenyList, Enforcer},
     monitor::{Monitor, MonitorError, Phase, Settings, now},
     patterns::Patterns,
     scan::default_threads,
@@ -36,7 +37,7 @@ const MAX_BASELINE_BYTES: u64 = 1024;
 #[derive(Debug, Clone, clap::Args)]
 pub struct RunArgs {
     /// The measured manifest, the [monitor] of which says what is watched
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["roots", "ignore", "digest", "sweep"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["roots", "ignore", "digest", "sweep", "enforce", "deny"])]
     pub manifest: Option<PathBuf>,
     /// What is watched, an absolute path below --base; may be given more than once
     #[arg(long, value_name = "PATH", num_args = 1..)]
@@ -50,6 +51,12 @@ pub struct RunArgs {
     /// Seconds from one look at everything to the next; 0: never
     #[arg(long, value_name = "SECONDS", default_value_t = manifest::DEFAULT_SWEEP_S)]
     pub sweep: u32,
+    /// Whether programs that open or run a watched file are held until its content is recorded
+    #[arg(long, value_name = "WHEN", value_enum, default_value = "off")]
+    pub enforce: Enforcing,
+    /// What no program may open or run: a path with all below it, or blake3:HEX; may be given more than once
+    #[arg(long, value_name = "PATH|DIGEST", value_parser = |text: &str| text.parse::<Denied>())]
+    pub deny: Vec<Denied>,
     /// Where the application's files lie
     #[arg(long, value_name = "DIR", default_value = "/")]
     pub base: PathBuf,
@@ -62,6 +69,17 @@ pub struct RunArgs {
     /// Most directories watched, whatever the kernel allows
     #[arg(long, value_name = "N", default_value_t = usize::MAX, hide_default_value = true)]
     pub max_watches: usize,
+}
+
+/// Whether programs are held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Enforcing {
+    /// They are not.
+    Off,
+    /// They are where the kernel can.
+    Prefer,
+    /// They are, or the monitor does not start.
+    Require,
 }
 
 /// Why the daemon cannot begin or go on.
@@ -82,6 +100,9 @@ pub enum RunError {
     /// The manifest wants no monitor.
     #[error("the manifest has no `monitor`")]
     NoMonitor,
+    /// A deny list without anybody who is held.
+    #[error("--deny goes with --enforce prefer or require: nobody is held otherwise")]
+    Deny,
     /// The ledger cannot be opened.
     #[error("cannot open the ledger")]
     Ledger(#[from] ledger::store::Error),
@@ -118,9 +139,13 @@ impl RunArgs {
             crate::scan::Digest::Sha3_512 => DigestKind::Sha3_512,
         };
         Wanted {
-            deny: Vec::new(),
+            deny: self.deny.clone(),
             digests: self.digest.iter().map(kind).collect(),
-            enforce: manifest::Enforce::Off,
+            enforce: match self.enforce {
+                Enforcing::Off => Enforce::Off,
+                Enforcing::Prefer => Enforce::Prefer,
+                Enforcing::Require => Enforce::Require,
+            },
             ignore: self.ignore.clone(),
             roots: self.roots.clone(),
             sweep_s: self.sweep,
@@ -147,6 +172,9 @@ impl RunArgs {
 /// When it cannot begin, or not go on with all that it promises.
 pub fn run(args: &RunArgs) -> Result<(), RunError> {
     let wanted = args.wanted()?;
+    if wanted.enforce == Enforce::Off && !wanted.deny.is_empty() {
+        return Err(RunError::Deny);
+    }
     let settings = args.settings(&wanted)?;
     make_private(&args.state)?;
     let ledger = Ledger::open(&args.state.join(LEDGER_FILE), now(), Options::default())?;
@@ -169,22 +197,23 @@ async fn serve(
     let listener = Listener::bind(&Addr::Unix(args.socket.clone())).await?;
     let only_owner = fs::set_permissions(&args.socket, fs::Permissions::from_mode(0o600));
     only_owner.map_err(file_error(&args.socket))?;
-    let service = Arc::new(Service::new(Arc::clone(&ledger), wanted.roots));
+    let service = Arc::new(Service::new(Arc::clone(&ledger), wanted.roots.clone()));
     tokio::spawn(Arc::clone(&service).serve(listener));
     let (state, grown) = (args.state.clone(), service.grown());
     let started = tokio::task::spawn_blocking(move || -> Result<_, RunError> {
         let monitor = Monitor::start(settings, Arc::clone(&ledger), grown)?;
+        let enforcer = enforce(&monitor, &wanted)?;
         let baseline = baseline(&state, &ledger)?;
-        Ok((monitor, baseline))
+        Ok((monitor, enforcer, baseline))
     });
-    let (monitor, baseline) = tokio::select! {
+    let (monitor, (enforcer, held), baseline) = tokio::select! {
         started = started => started.map_err(|error| RunError::System(error.into()))??,
         // Nothing is promised yet, so nothing is left to do.
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
     let handle = monitor.handle();
-    service.begin(handle.clone(), baseline, "off".to_owned());
+    service.begin(handle.clone(), baseline, held);
     tracing::info!(files = handle.counters().files.load(std::sync::atomic::Ordering::Relaxed), "watching");
     transport::notify::ready().map_err(RunError::System)?;
     let ended = tokio::task::spawn_blocking(move || handle.wait_end());
@@ -199,7 +228,27 @@ async fn serve(
             return Err(RunError::Ended(why));
         }
     }
-    tokio::task::spawn_blocking(|| monitor.stop()).await.map_err(|error| RunError::System(error.into()))
+    let stop = || {
+        monitor.stop();
+        // Until everything is recorded nobody is let through.
+        drop(enforcer);
+    };
+    tokio::task::spawn_blocking(stop).await.map_err(|error| RunError::System(error.into()))
+}
+
+/// Begins to hold programs, if that is wanted; the text says whether it could.
+fn enforce(monitor: &Monitor, wanted: &Wanted) -> Result<(Option<Enforcer>, String), RunError> {
+    if wanted.enforce == Enforce::Off {
+        return Ok((None, "off".to_owned()));
+    }
+    match Enforcer::start(monitor.handle(), DenyList::new(&wanted.deny), default_threads()) {
+        Ok(enforcer) => Ok((Some(enforcer), "on".to_owned())),
+        Err(error) if wanted.enforce == Enforce::Prefer => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "programs that open files are not held");
+            Ok((None, format!("unavailable: {error}")))
+        }
+        Err(error) => Err(MonitorError::Enforce(error).into()),
+    }
 }
 
 fn file_error(path: &Path) -> impl Fn(io::Error) -> RunError {

@@ -5,6 +5,9 @@ use rustix::fs::{FileType, Statx};
 /// The bits of a mode that are permissions.
 const PERMISSION_BITS: u16 = 0o7777;
 
+/// Longer than a tick of any kernel's clock.
+const CLOCK_TICK_NS: i64 = 20_000_000;
+
 /// What kind of file it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
@@ -106,6 +109,15 @@ impl Stamp {
             mtime: (stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec),
             ctime: (stat.stx_ctime.tv_sec, stat.stx_ctime.tv_nsec),
         }
+    }
+}
+
+impl Stamp {
+    /// Whether the file changed last long enough before `now`, in nanoseconds since 1970, that another change would show:
+    /// kernels before 6.13 give the same time to all changes within a tick of their clock.
+    pub(crate) fn is_settled(&self, now: u64) -> bool {
+        let changed = nanoseconds(self.ctime.0, self.ctime.1);
+        i64::try_from(now).is_ok_and(|now| now.saturating_sub(changed) > CLOCK_TICK_NS)
     }
 }
 
