@@ -15,7 +15,9 @@ pub struct Expected(::expected::Expected);
 
 /// Nothing says which image.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("nothing says which image has to run there: give --image, --reference or --pcr, or --any-image to talk to any")]
+#[error(
+    "nothing says which image has to run there: give --image, --reference or --pcr, or --any-image to talk to any"
+)]
 pub struct Nothing;
 
 /// The enclave is not the one expected.

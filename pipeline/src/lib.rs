@@ -20,6 +20,7 @@ mod process;
 mod relay;
 pub mod reply;
 pub mod request;
+mod running;
 mod secrets;
 pub mod serve;
 pub mod server;

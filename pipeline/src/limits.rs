@@ -14,8 +14,11 @@ pub struct Limits {
     pub handshake: Duration,
     /// From there to its request.
     pub request: Duration,
-    /// How long a client may say nothing. Clients that are there say so every minute.
+    /// How long the client of a run or shell may say nothing. Clients that are there say so every minute; one that was
+    /// stopped, or whose machine sleeps, finds its program again when it goes on. Who holds a place is an operator.
     pub idle: Duration,
+    /// How long any other client may say nothing: one of a transfer keeps others from the same file.
+    pub stall: Duration,
     /// Runs without a waiting client that are kept, those that have ended among them.
     pub background_runs: usize,
     /// Output that is kept of each, in bytes.
@@ -29,7 +32,8 @@ impl Default for Limits {
             handshakes: 64,
             handshake: Duration::from_secs(10),
             request: Duration::from_secs(10),
-            idle: Duration::from_secs(600),
+            idle: Duration::from_secs(12 * 3600),
+            stall: Duration::from_secs(600),
             background_runs: 64,
             background_output_bytes: 256 << 10,
         }

@@ -17,6 +17,7 @@ use crate::{
     descriptor::{Descriptor, watch},
     reply::{Code, Exit, Refusal},
     request::WindowSize,
+    running::{Note, Running},
 };
 
 /// The leader of a session of processes. When it is dropped, every process of the session is killed, and the leader is
@@ -26,6 +27,8 @@ pub(crate) struct Process {
     pid: Pid,
     /// Taken when the process has been waited for.
     pidfd: Option<AsyncFd<OwnedFd>>,
+    /// For the next server, if this one is killed.
+    note: Option<Note>,
 }
 
 /// A program just started.
@@ -41,8 +44,12 @@ pub(crate) struct Program {
     pub(crate) terminal: Option<Arc<Descriptor>>,
 }
 
-/// Starts a program, on a terminal if it has a size.
-pub(crate) async fn start(launch: Launch, terminal: Option<WindowSize>) -> Result<Program, Refusal> {
+/// Starts a program, on a terminal if it has a size, and notes it in `running`.
+pub(crate) async fn start(
+    launch: Launch,
+    terminal: Option<WindowSize>,
+    running: Option<&Running>,
+) -> Result<Program, Refusal> {
     let program = launch.program.to_string_lossy().into_owned();
     let started = match terminal {
         // Forking and executing block for as long as the file system takes.
@@ -56,7 +63,11 @@ pub(crate) async fn start(launch: Launch, terminal: Option<WindowSize>) -> Resul
         Refusal::new(Code::CannotStart, format!("cannot start {program:?}: {error}"))
     };
     match started {
-        Ok(Ok(started)) => started.watch().map_err(|error| failed(&error)),
+        Ok(Ok(started)) => {
+            let mut program = started.watch().map_err(|error| failed(&error))?;
+            program.process.note = running.and_then(|running| running.note(program.process.pid));
+            Ok(program)
+        }
         Ok(Err(SpawnError { step, source })) => {
             let error = SpawnError { step, source: io::Error::from(source.kind()) };
             Err(failed(&format!("{error}: {source}")))
@@ -99,7 +110,7 @@ impl Process {
         let watched =
             rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(io::Error::from).and_then(watch);
         match watched {
-            Ok(pidfd) => Ok(Self { pid, pidfd: Some(pidfd) }),
+            Ok(pidfd) => Ok(Self { pid, pidfd: Some(pidfd), note: None }),
             Err(error) => {
                 session::kill_session(pid);
                 let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
@@ -161,10 +172,12 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill_session();
         let Some(pidfd) = self.pidfd.take() else { return };
+        let note = self.note.take();
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) => drop(runtime.spawn(async move {
                 let _ = pidfd.readable().await;
                 let _ = wait(&pidfd);
+                drop(note);
             })),
             // Killed it is, so this is short.
             Err(_) => drop(wait(&pidfd)),

@@ -18,6 +18,7 @@ use transport::{Addr, BindError, Listener, Stream};
 use crate::{
     application::Application,
     limits::Limits,
+    running::Running,
     session::Sessions,
     trace::{State, Trace},
     transfer::TransferVerbs,
@@ -94,10 +95,14 @@ pub async fn run(
         State::Sealed => tracing::info!("sealed: nobody is admitted"),
         State::Broken(reason) => tracing::error!(reason, "nobody is admitted"),
     }
-    let verbs = TransferVerbs { idle: limits.idle };
+    let verbs = TransferVerbs { idle: limits.stall };
+    let running = Running::open(&state)
+        .inspect_err(|error| tracing::warn!(%error, "if this server is killed, its programs are not"))
+        .ok();
     let door = Arc::new(Door { operators: by_key(operators)?, module, trace: trace.clone(), identity });
     let handshakes = Arc::new(Semaphore::new(limits.handshakes));
-    let sessions = Arc::new(Sessions::new(application, trace, limits, init, vec![Box::new(verbs)]));
+    let sessions = Sessions::new(application, trace, limits, init, vec![Box::new(verbs)]);
+    let sessions = Arc::new(sessions.noting(running));
     let listener = Listener::bind(&listen).await?;
     ready();
     let mut tasks = JoinSet::new();

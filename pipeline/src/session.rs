@@ -20,6 +20,7 @@ use crate::{
     process, relay,
     reply::{Accepted, Code, Exit, Refusal},
     request::{Program, Request, Run, RunId, Shell},
+    running::Running,
     secrets,
     serve::{Done, Input, Output, ServeError, Session, Verbs},
     trace::{State, Trace, entry::Ending},
@@ -45,6 +46,8 @@ pub struct Sessions {
     /// Who serves the verbs that this crate's core does not.
     verbs: Vec<Box<dyn Verbs>>,
     background: Background,
+    /// Where programs are noted; without it they outlive a server that is killed.
+    running: Option<Arc<Running>>,
     slots: Semaphore,
 }
 
@@ -79,7 +82,13 @@ impl Sessions {
     ) -> Self {
         let background = Background::new(limits.background_runs, limits.background_output_bytes);
         let slots = Semaphore::new(limits.sessions);
-        Self { application, trace, limits, init, verbs, background, slots }
+        Self { application, trace, limits, init, verbs, background, running: None, slots }
+    }
+
+    /// With programs noted, so that the next server can end them.
+    #[must_use]
+    pub(crate) fn noting(self, running: Option<Arc<Running>>) -> Self {
+        Self { running, ..self }
     }
 
     /// Serves one session on an authenticated stream, to its end.
@@ -203,14 +212,14 @@ impl Sessions {
             Request::Run(run) => {
                 let launch = self.application.run(run)?;
                 let terminal = run.terminal.as_ref().map(|terminal| terminal.size);
-                let program = process::start(launch, terminal).await?;
+                let program = process::start(launch, terminal, self.running.as_deref()).await?;
                 accept(output, Some(RunId(number))).await?;
                 let limit = run.timeout_ms.map(|ms| Duration::from_millis(ms.get()));
                 relay::relay(input, output, program, limit, self.limits.idle).await
             }
             Request::Shell(shell @ Shell { terminal, .. }) => {
                 let launch = self.application.shell(shell)?;
-                let program = process::start(launch, Some(terminal.size)).await?;
+                let program = process::start(launch, Some(terminal.size), self.running.as_deref()).await?;
                 accept(output, Some(RunId(number))).await?;
                 relay::relay(input, output, program, None, self.limits.idle).await
             }
@@ -220,7 +229,7 @@ impl Sessions {
             Request::Secrets => self.ask(private::Request::Secrets, output).await,
             Request::SecretSet { secret } => {
                 accept(output, None).await?;
-                let value = secrets::receive(input, self.limits.idle).await?;
+                let value = secrets::receive(input, self.limits.stall).await?;
                 self.ask_init(private::Request::Give(secret, &value)).await?;
                 Ok(Done { bytes: value.len() as u64, ..Done::default() })
             }
@@ -256,7 +265,7 @@ impl Sessions {
     ) -> Result<Exit, ServeError> {
         let start = async {
             self.background.reserve()?;
-            process::start(self.application.run(run)?, None).await
+            process::start(self.application.run(run)?, None, self.running.as_deref()).await
         };
         let program =
             start.await.inspect_err(|refusal| open.ending = Ending::Refused(refusal.code as u16))?;
@@ -284,7 +293,7 @@ impl Sessions {
         // A follower that is gone is noticed, even while there is nothing to send.
         let gone = async {
             loop {
-                match timeout(self.limits.idle, input.next()).await {
+                match timeout(self.limits.stall, input.next()).await {
                     Ok(Ok(Some(_still_there))) => {}
                     Ok(Ok(None)) => return FrameError::Truncated,
                     Ok(Err(error)) => return error,

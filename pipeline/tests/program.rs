@@ -40,14 +40,17 @@ impl Enclave {
         let module = serve_module(listener, Arc::new(module)).unwrap();
         let (alice, _mallory) = (make_key(&path("alice")), make_key(&path("mallory")));
         std::fs::write(path("manifest.json"), manifest(&alice)).unwrap();
-        let mut listen = Command::new(PROGRAM);
-        listen.arg("listen").arg("--listen").arg(format!("unix:{}", path("control").display()));
-        listen.arg("--manifest").arg(path("manifest.json")).arg("--nsm").arg(path("nsm"));
-        listen.args(["--rootfs", "/", "--unconfined", "--state"]).arg(path("state"));
-        let server = listen.stderr(Stdio::null()).spawn().unwrap();
-        let enclave = Self { server, _module: module, folder };
+        let enclave = Self { server: listen(folder.path()), _module: module, folder };
         eventually("the server listens", || UnixStream::connect(enclave.path("control")).is_ok());
         enclave
+    }
+
+    /// As if the server had been killed, and init had started it again.
+    fn kill_and_restart(&mut self) {
+        self.server.kill().unwrap();
+        self.server.wait().unwrap();
+        self.server = listen(self.folder.path());
+        eventually("the server listens again", || UnixStream::connect(self.path("control")).is_ok());
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -83,6 +86,23 @@ impl Drop for Enclave {
         let _ = self.server.kill();
         let _ = self.server.wait();
     }
+}
+
+fn listen(folder: &Path) -> Child {
+    let path = |name: &str| folder.join(name);
+    let mut listen = Command::new(PROGRAM);
+    listen.arg("listen").arg("--listen").arg(format!("unix:{}", path("control").display()));
+    listen.arg("--manifest").arg(path("manifest.json")).arg("--nsm").arg(path("nsm"));
+    listen.args(["--rootfs", "/", "--unconfined", "--state"]).arg(path("state"));
+    listen.stderr(Stdio::null()).spawn().unwrap()
+}
+
+/// How many processes have this word on their command line.
+fn processes_with(word: &str) -> usize {
+    let entries = std::fs::read_dir("/proc").unwrap();
+    let command =
+        |entry: std::io::Result<std::fs::DirEntry>| std::fs::read(entry.ok()?.path().join("cmdline")).ok();
+    entries.filter_map(command).filter(|line| String::from_utf8_lossy(line).contains(word)).count()
 }
 
 /// Makes a key, and returns its public line.
@@ -200,6 +220,26 @@ fn files_go_there_and_back() {
     let received = enclave.run(&["recv-file", "--quiet", there, back]);
     assert_eq!(received.status.code(), Some(0), "{received:?}");
     assert_eq!(std::fs::read(back).unwrap(), vec![7; 3_000_000]);
+}
+
+/// A server that was killed left the programs of its operators behind, for ever.
+#[test]
+fn the_programs_of_a_killed_server_are_ended_by_the_next_one() {
+    let mut enclave = Enclave::start();
+    let word = format!("{}00077", std::process::id());
+    let script = format!("set -m; sleep {word} & sleep {word} & echo ready; wait");
+    let mut waited = enclave.client();
+    waited.args(["run", "--command", &script]).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut waited = waited.stderr(Stdio::null()).spawn().unwrap();
+    let mut first = [0; 6];
+    waited.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+    let unwaited = enclave.run(&["run", "--no-wait", "--command", &format!("sleep {word}")]);
+    assert!(unwaited.status.success(), "{unwaited:?}");
+    assert!(processes_with(&word) >= 3);
+    enclave.kill_and_restart();
+    assert!(!waited.wait().unwrap().success());
+    eventually("the programs are gone", || processes_with(&word) == 0);
+    assert_eq!(enclave.run(&["run", "--", "true"]).status.code(), Some(0));
 }
 
 #[test]

@@ -107,6 +107,20 @@ pub fn kill_session(leader: Pid) {
     }
 }
 
+/// Does the same to a session that an earlier process of ours started and nobody of ours can wait for. `started` is what
+/// [`start_time`] said of its leader: who has that number and began at another time is left alone.
+pub fn kill_leftover(leader: Pid, started: u64) {
+    // A leader that is gone may have left others; as long as there are any, nobody else gets its number.
+    if start_time(leader).is_none_or(|found| found == started) {
+        kill_session(leader);
+    }
+}
+
+/// When a process began, in the kernel's ticks since the boot: with its number, what tells it from all others.
+pub fn start_time(pid: Pid) -> Option<u64> {
+    stat_word(pid, 19)?.parse().ok()
+}
+
 /// The processes of a session that are not its leader, as far as `/proc` tells.
 fn members(leader: Pid) -> Vec<Pid> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
@@ -119,11 +133,16 @@ fn members(leader: Pid) -> Vec<Pid> {
 /// The session of a process. Taken from `/proc`, because `getsid(2)` answers for a process's number, which may be another
 /// process's by then, just as well.
 fn session_of(pid: Pid) -> Option<Pid> {
+    Pid::from_raw(stat_word(pid, 3)?.parse().ok()?)
+}
+
+/// A word of `/proc/PID/stat` (proc_pid_stat(5)), counted from the third, the state.
+fn stat_word(pid: Pid, index: usize) -> Option<String> {
     let stat = fs::read(format!("/proc/{}/stat", pid.as_raw_pid())).ok()?;
     // The program's name stands in parentheses and may hold any byte, parentheses too.
     let after_name = &stat[stat.iter().rposition(|byte| *byte == b')')? + 1..];
     let text = std::str::from_utf8(after_name).ok()?;
-    Pid::from_raw(text.split_ascii_whitespace().nth(3)?.parse().ok()?)
+    text.split_ascii_whitespace().nth(index).map(str::to_owned)
 }
 
 #[cfg(test)]
