@@ -4,6 +4,7 @@
 //! this side's, and the key of the TLS connection is compared with the one attested.
 
 mod checkpoint;
+mod control;
 mod digests;
 mod gather;
 mod judge;

@@ -3,13 +3,13 @@
 use attestation::{
     Appraisal, BindingPolicy, Check, ControlPolicy, ControlState, Document, PcrIndex, Policy,
     ReferenceValues, Refused, Roots, Subject, TrustedRoot, UnixTime, Verified, VerifyError, appraise,
-    bundle::Bundle, framework_pcr, verify,
+    binding::Statement, bundle::Bundle, framework_pcr, verify,
 };
 use expected::{has_monitor, names_an_image};
 use manifest::Measured;
 
 use super::{
-    Question, chain,
+    Question, chain, control,
     gather::{Material, Source},
     ledger::{self, Known},
     verdict::{Claims, Finding, Verdict},
@@ -85,6 +85,7 @@ impl Judge<'_> {
         self.policy(manifest.as_deref());
         let manifest = manifest.and_then(|bytes| Measured::from_canonical_json(&bytes).ok());
         self.ledger(manifest.as_ref());
+        self.transcript();
         self.conclude(manifest);
         self.verdict
     }
@@ -225,6 +226,15 @@ impl Judge<'_> {
         };
         if bundle.is_some() || !self.question.ledger.is_empty() {
             ledger::judge(&known, &self.question.ledger, &mut self.verdict);
+        }
+    }
+
+    fn transcript(&mut self) {
+        let transcript = self.material.bundle.as_ref().and_then(|bundle| bundle.transcript.as_deref());
+        let statement = self.verified.user_data().and_then(|bytes| Statement::decode(bytes).ok());
+        let head = statement.as_ref().and_then(Statement::control_head);
+        if let (Some(transcript), Some(head)) = (transcript, head) {
+            control::judge(head, self.verified.pcr(PcrIndex::CONTROL), transcript, &mut self.verdict);
         }
     }
 

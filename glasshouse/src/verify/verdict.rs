@@ -6,7 +6,10 @@ use attestation::{Check, Pcr, Verified};
 use manifest::Operator;
 use serde::Serialize;
 
-use super::ledger::{FileClaim, LedgerClaims};
+use super::{
+    control::SessionClaim,
+    ledger::{FileClaim, LedgerClaims},
+};
 use crate::table::Table;
 
 /// What `--json` prints.
@@ -41,6 +44,9 @@ pub(crate) struct Verdict {
     /// All records of the files whose history was asked for, the oldest first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) histories: Vec<FileClaim>,
+    /// Who entered through the control channel, where the transcript tells.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) sessions: Vec<SessionClaim>,
     /// Who may enter through the control channel, by the measured manifest: nobody when empty. Absent where no manifest is
     /// known to be the enclave's: registers alone do not tell.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -159,6 +165,9 @@ impl fmt::Display for Verdict {
                     write!(f, "\noperator {name} may {}; key {key}", may.join(", "))?;
                 }
             }
+        }
+        for SessionClaim { number, operator, key, .. } in &self.sessions {
+            write!(f, "\nsession {number}: operator {operator}; key {key}")?;
         }
         for FileClaim { path, index, cause, state, .. } in &self.histories {
             write!(f, "\nhistory {path}: entry {index}, {cause}: {state}")?;
