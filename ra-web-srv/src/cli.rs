@@ -7,10 +7,11 @@ use std::process;
 use std::sync::Arc;
 
 use nsm::Provider;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use transport::Addr;
 
-use crate::limits::{Limits, MAX_MANIFEST_BYTES};
+use crate::limits::{Limits, MAX_CLIENT_ROOTS_BYTES, MAX_MANIFEST_BYTES};
 use crate::{Config, IdentityError, ListenerBroken, Server, StartError};
 
 /// Attestation web server of an enclave.
@@ -29,6 +30,12 @@ pub struct Args {
     /// Where to serve HTTPS: vsock://any:PORT, tcp://HOST:PORT, unix:/PATH or hybrid:/PATH:PORT; may be given more than once
     #[arg(long, value_name = "ADDR", required = true)]
     pub listen: Vec<Addr>,
+    /// Where to serve plain HTTP/1.1 beside it; documents fetched there say nothing of the connection
+    #[arg(long, value_name = "ADDR")]
+    pub plain: Vec<Addr>,
+    /// Serve HTTPS only to clients with a certificate under one of these authorities (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub client_ca: Option<PathBuf>,
     /// Where to serve the application API, as unix:/PATH; reachable from nowhere but this machine
     #[arg(long, value_name = "ADDR", value_parser = unix_path)]
     pub api: Option<PathBuf>,
@@ -55,7 +62,7 @@ pub struct Args {
 pub enum ExitCode {
     /// Told to stop, and stopped.
     Done = 0,
-    /// A bad argument or server name, or a manifest that cannot be used.
+    /// A bad argument or server name, or a manifest or certificates that cannot be used.
     Usage = 2,
     /// The NSM cannot be opened.
     Nsm = 3,
@@ -77,6 +84,8 @@ impl From<ExitCode> for process::ExitCode {
 enum RunError {
     #[error("cannot read the manifest {}", path.display())]
     Manifest { path: PathBuf, source: io::Error },
+    #[error("cannot read the certificates in {}", path.display())]
+    ClientRoots { path: PathBuf, source: io::Error },
     #[error("the manifest {} is larger than {MAX_MANIFEST_BYTES} bytes", path.display())]
     ManifestTooLarge { path: PathBuf },
     #[error("cannot open the NSM at {}", path.display())]
@@ -106,10 +115,16 @@ pub fn run(args: Args) -> ExitCode {
 impl RunError {
     fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Manifest { .. } | Self::ManifestTooLarge { .. } => ExitCode::Usage,
+            Self::Manifest { .. } | Self::ManifestTooLarge { .. } | Self::ClientRoots { .. } => {
+                ExitCode::Usage
+            }
             Self::Nsm { .. } => ExitCode::Nsm,
             Self::Start(StartError::Bind(_) | StartError::Permissions { .. }) => ExitCode::Listen,
-            Self::Start(StartError::Identity(IdentityError::ServerName { .. })) => ExitCode::Usage,
+            Self::Start(StartError::Identity(
+                IdentityError::ServerName { .. }
+                | IdentityError::ClientRoots(_)
+                | IdentityError::ClientVerifier(_),
+            )) => ExitCode::Usage,
             Self::Start(_) | Self::Runtime(_) | Self::Notify(_) => ExitCode::Start,
             Self::Broken(_) => ExitCode::Broken,
         }
@@ -117,11 +132,16 @@ impl RunError {
 }
 
 fn serve(args: Args) -> Result<(), RunError> {
+    raise_descriptor_limit();
     let manifest = args.manifest.as_deref().map(read_manifest).transpose()?;
+    let client_roots = args.client_ca.as_deref().map(read_client_roots).transpose()?;
     let provider: Arc<dyn Provider> =
         nsm::open(&args.nsm).map_err(|source| RunError::Nsm { path: args.nsm, source })?.into();
     let config = Config {
         listen: args.listen,
+        plain: args.plain,
+        client_roots,
+        attested_certificate: true,
         api: args.api,
         server_names: args.server_name,
         manifest,
@@ -142,6 +162,13 @@ fn serve(args: Args) -> Result<(), RunError> {
             Ok(())
         },
     )
+}
+
+/// As many descriptors as the system lets the process have: each connection takes one. If it lets it have no more, connections
+/// wait to be accepted.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 /// Completes at the first SIGTERM or SIGINT.
@@ -165,6 +192,14 @@ fn read_manifest(path: &Path) -> Result<Vec<u8>, RunError> {
     if bytes.len() as u64 > MAX_MANIFEST_BYTES {
         return Err(RunError::ManifestTooLarge { path: path.to_owned() });
     }
+    Ok(bytes)
+}
+
+fn read_client_roots(path: &Path) -> Result<Vec<u8>, RunError> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(MAX_CLIENT_ROOTS_BYTES).read_to_end(&mut bytes))
+        .map_err(|source| RunError::ClientRoots { path: path.to_owned(), source })?;
     Ok(bytes)
 }
 

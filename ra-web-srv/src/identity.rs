@@ -1,16 +1,28 @@
 //! The TLS identity: a P-256 key made at start and a self-signed certificate around it.
 //!
 //! The private key exists in this process's memory alone. Nobody signs the certificate, and nobody needs to: what a
-//! verifier trusts is the attestation document, which names the digest of this key.
+//! verifier trusts is the attestation document, which names the digest of this key. The certificate may carry such a document
+//! itself, for clients that ask nothing before they speak ([`crate::certificate`]).
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use attestation::Sha256;
-use rcgen::{CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, KeyPair, PublicKeyData};
-use rustls::ServerConfig;
-use rustls::server::NoServerSessionStorage;
-use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rcgen::{
+    CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose, KeyPair,
+    PublicKeyData,
+};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ResolvesServerCert, VerifierBuilderError, WebPkiClientVerifier,
+};
+use rustls::sign::CertifiedKey;
+use rustls::{RootCertStore, ServerConfig};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio_rustls::TlsAcceptor;
+
+use crate::public::COSE_SIGN1;
 
 /// Subject common name of every certificate made here.
 const COMMON_NAME: &str = "glasshouse enclave";
@@ -19,11 +31,26 @@ const COMMON_NAME: &str = "glasshouse enclave";
 pub(crate) const ALPN_HTTP2: &[u8] = b"h2";
 pub(crate) const ALPN_HTTP1: &[u8] = b"http/1.1";
 
-/// A TLS server key, its certificate and its digest.
-#[derive(Debug, Clone)]
+/// The extension that carries a document: id-pe-cmw, a conceptual message wrapper (draft-ietf-rats-msg-wrap).
+const ID_PE_CMW: &[u64] = &[1, 3, 6, 1, 5, 5, 7, 1, 35];
+
+/// A TLS server key, and the certificate that is shown of it.
+#[derive(Clone)]
 pub struct TlsIdentity {
     config: Arc<ServerConfig>,
-    public_key: Vec<u8>,
+    key: Arc<KeyPair>,
+    names: Vec<String>,
+    shown: Arc<Shown>,
+}
+
+/// The certificate of new connections.
+#[derive(Debug)]
+struct Shown(RwLock<Arc<CertifiedKey>>);
+
+impl ResolvesServerCert for Shown {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner)))
+    }
 }
 
 /// Why no identity could be made.
@@ -44,43 +71,102 @@ pub enum IdentityError {
     /// The TLS library refused the key or the certificate.
     #[error("cannot set up TLS")]
     Tls(#[from] rustls::Error),
+    /// The clients' authorities are no certificates in PEM.
+    #[error("cannot read the certificates of the clients' authorities")]
+    ClientRoots(#[source] rustls_pki_types::pem::Error),
+    /// Nobody could have a certificate under these.
+    #[error("cannot use the certificates of the clients' authorities")]
+    ClientVerifier(#[from] VerifierBuilderError),
 }
 
 impl TlsIdentity {
-    /// Makes a fresh key, and a certificate for `server_names`: DNS names or IP addresses; `localhost` when empty.
+    /// Makes a fresh key, and a certificate for `server_names`: DNS names or IP addresses; `localhost` when empty. With
+    /// `client_roots`, the certificates of authorities in PEM, only clients with a certificate under one of them are served.
     ///
     /// # Errors
     /// [`IdentityError`] as its variants say.
-    pub fn generate(server_names: &[String]) -> Result<Self, IdentityError> {
-        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
-        let certificate = certificate_params(server_names)?.self_signed(&key)?;
-        let private_key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        let mut config =
-            ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-                .with_protocol_versions(&[&rustls::version::TLS13])?
-                .with_no_client_auth()
-                .with_single_cert(vec![certificate.der().clone()], private_key)?;
+    pub fn generate(server_names: &[String], client_roots: Option<&[u8]>) -> Result<Self, IdentityError> {
+        let key = Arc::new(KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?);
+        let shown = Arc::new(Shown(RwLock::new(certified(server_names, &key, None)?)));
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let config = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])?;
+        let config = match client_roots {
+            None => config.with_no_client_auth(),
+            Some(roots) => config.with_client_cert_verifier(client_verifier(roots, provider)?),
+        };
+        let mut config = config.with_cert_resolver(Arc::clone(&shown) as _);
         config.alpn_protocols = vec![ALPN_HTTP2.to_vec(), ALPN_HTTP1.to_vec()];
         // No resumption: every connection then shows the certificate whose key the document names.
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        Ok(Self { config: Arc::new(config), public_key: key.subject_public_key_info() })
+        Ok(Self { config: Arc::new(config), key, names: server_names.to_vec(), shown })
     }
 
     /// SHA-256 of the key's DER SubjectPublicKeyInfo (RFC 5280, section 4.1.2.7).
     #[must_use]
     pub fn key_digest(&self) -> Sha256 {
-        Sha256::of(&self.public_key)
+        Sha256::of(&self.public_key())
     }
 
     /// The key's DER SubjectPublicKeyInfo.
-    pub(crate) fn public_key(&self) -> &[u8] {
-        &self.public_key
+    pub(crate) fn public_key(&self) -> Vec<u8> {
+        self.key.subject_public_key_info()
+    }
+
+    /// Shows new connections a certificate of the same key that carries `document`.
+    pub(crate) fn carry(&self, document: &[u8]) -> Result<(), IdentityError> {
+        let certified = certified(&self.names, &self.key, Some(document))?;
+        *self.shown.0.write().unwrap_or_else(PoisonError::into_inner) = certified;
+        Ok(())
     }
 
     pub(crate) fn acceptor(&self) -> TlsAcceptor {
         TlsAcceptor::from(Arc::clone(&self.config))
     }
+}
+
+impl std::fmt::Debug for TlsIdentity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TlsIdentity").field("key_digest", &self.key_digest()).finish_non_exhaustive()
+    }
+}
+
+fn client_verifier(
+    roots: &[u8],
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, IdentityError> {
+    let mut store = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(roots) {
+        store.add(certificate.map_err(IdentityError::ClientRoots)?)?;
+    }
+    Ok(WebPkiClientVerifier::builder_with_provider(Arc::new(store), provider).build()?)
+}
+
+/// A certificate of `key` with the names and, if there is one, the document.
+fn certified(
+    names: &[String],
+    key: &KeyPair,
+    document: Option<&[u8]>,
+) -> Result<Arc<CertifiedKey>, IdentityError> {
+    let mut params = certificate_params(names)?;
+    if let Some(document) = document {
+        params.custom_extensions = vec![CustomExtension::from_oid_content(ID_PE_CMW, wrapped(document))];
+    }
+    let certificate = params.self_signed(key)?;
+    let private_key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let signing = aws_lc_rs::default_provider().key_provider.load_private_key(private_key)?;
+    Ok(Arc::new(CertifiedKey::new(vec![certificate.der().clone()], signing)))
+}
+
+/// `document` as a CMW record, `[media type, value]` in CBOR, in the OCTET STRING that the extension has for CBOR.
+fn wrapped(document: &[u8]) -> Vec<u8> {
+    let mut record = Vec::new();
+    let mut encoder = minicbor::Encoder::new(&mut record);
+    let written = encoder.array(2).and_then(|e| e.str(COSE_SIGN1)?.bytes(document));
+    written.expect("a Vec takes everything");
+    let length = u16::try_from(record.len()).expect("a document has at most 16 KiB").to_be_bytes();
+    [&[0x04, 0x82][..], &length, &record].concat()
 }
 
 /// Validity stays at the widest rcgen knows: the clock in an enclave comes from the host, so dates would prove
@@ -101,19 +187,19 @@ mod tests {
 
     #[test]
     fn every_identity_has_its_own_key() {
-        let first = TlsIdentity::generate(&[]).unwrap();
-        let second = TlsIdentity::generate(&[]).unwrap();
+        let first = TlsIdentity::generate(&[], None).unwrap();
+        let second = TlsIdentity::generate(&[], None).unwrap();
         assert_ne!(first.key_digest(), second.key_digest());
     }
 
     #[test]
     fn accepts_dns_names_and_addresses() {
-        TlsIdentity::generate(&["agent.example.com".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+        TlsIdentity::generate(&["agent.example.com".to_owned(), "127.0.0.1".to_owned()], None).unwrap();
     }
 
     #[test]
     fn refuses_a_name_that_is_not_ascii() {
-        let outcome = TlsIdentity::generate(&["agent.exämple".to_owned()]);
+        let outcome = TlsIdentity::generate(&["agent.exämple".to_owned()], None);
         assert!(matches!(outcome, Err(IdentityError::ServerName { .. })), "{outcome:?}");
     }
 }

@@ -15,6 +15,7 @@ mod application;
 mod attester;
 mod binding;
 mod budget;
+mod certificate;
 mod compat;
 mod error;
 mod identity;

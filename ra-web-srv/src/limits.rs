@@ -20,12 +20,15 @@ pub(crate) const MAX_HTTP2_STREAMS: u32 = 16;
 /// Largest manifest served.
 pub(crate) const MAX_MANIFEST_BYTES: u64 = 1024 * 1024;
 
+/// Most that is read of a file with certificates; what is cut is no certificate.
+pub(crate) const MAX_CLIENT_ROOTS_BYTES: u64 = 1024 * 1024;
+
 /// Counts and waits of one server. The two doors, public and application, each have their own share, so that a crowd
 /// outside cannot keep the application from its own enclave.
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Connections served at once per door. Further peers wait, one a listener accepted, the others in its backlog.
-    /// Default 256.
+    /// Default 2,048: those who are slow are dropped in seconds, and must not keep others waiting so long.
     pub connections: usize,
     /// Requests that wait for the NSM per door, each for an answer of its own. Further ones are answered 503. Default 64.
     pub nsm_queue: usize,
@@ -52,7 +55,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: 256,
+            connections: 2048,
             nsm_queue: 64,
             shared_nonces: 4096,
             budget: 20_000,

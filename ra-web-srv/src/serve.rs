@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::Method;
+use axum::http::header::CONTENT_LENGTH;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -21,6 +23,7 @@ use tokio_rustls::TlsAcceptor;
 use tracing::Instrument;
 use transport::{Listener, Stream};
 
+use crate::compat::MAX_COMPAT_BODY_BYTES;
 use crate::error::ApiError;
 use crate::identity::ALPN_HTTP2;
 use crate::limits::{Limits, MAX_BODY_BYTES, MAX_HEAD_BYTES, MAX_HEADER_FIELDS, MAX_HTTP2_STREAMS};
@@ -169,6 +172,16 @@ impl std::fmt::Debug for Door {
     }
 }
 
+/// A body that says at once that it is longer than any that is read here is not waited for.
+fn announces_too_much(request: &Request) -> bool {
+    let length = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    request.method() == Method::POST
+        && length.is_some_and(|length: u64| length > MAX_COMPAT_BODY_BYTES as u64)
+}
+
 async fn answer_within(State(limit): State<Duration>, request: Request, next: Next) -> Response {
+    if announces_too_much(&request) {
+        return ApiError::BodyTooLarge { most: MAX_COMPAT_BODY_BYTES }.into_response();
+    }
     timeout(limit, next.run(request)).await.unwrap_or_else(|_| ApiError::TooSlow.into_response())
 }

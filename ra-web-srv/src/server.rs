@@ -15,6 +15,7 @@ use crate::application::{self, AppState};
 use crate::attester::Attester;
 use crate::binding::{ApplicationKey, Binding};
 use crate::budget::Budget;
+use crate::certificate::keep_attested;
 use crate::identity::{IdentityError, TlsIdentity};
 use crate::ledger::Ledger;
 use crate::limits::Limits;
@@ -28,6 +29,13 @@ use crate::serve::Door;
 pub struct Config {
     /// Where to listen for HTTPS.
     pub listen: Vec<Addr>,
+    /// Where to listen for plain HTTP/1.1, for whoever ends TLS elsewhere or needs none. A document that is fetched there says
+    /// nothing of the connection that it came through.
+    pub plain: Vec<Addr>,
+    /// Certificates of authorities, in PEM: HTTPS is for clients with a certificate under one of them. `None`: for everybody.
+    pub client_roots: Option<Vec<u8>>,
+    /// Whether the certificate carries an attestation document, once there is one.
+    pub attested_certificate: bool,
     /// Where to make the Unix socket of the application API; without it there is none.
     pub api: Option<PathBuf>,
     /// Subject alternative names of the certificate; `localhost` when empty.
@@ -48,6 +56,9 @@ pub struct Config {
 pub struct Server {
     doors: Vec<(Door, Listener)>,
     key_digest: Sha256,
+    public: axum::Router,
+    /// End with the server.
+    _tasks: JoinSet<()>,
 }
 
 /// Why the server could not start.
@@ -90,7 +101,7 @@ impl Server {
     /// # Errors
     /// [`StartError`] as its variants say; nothing is left listening then.
     pub async fn bind(config: Config, provider: Arc<dyn Provider>) -> Result<Self, StartError> {
-        let identity = TlsIdentity::generate(&config.server_names)?;
+        let identity = TlsIdentity::generate(&config.server_names, config.client_roots.as_deref())?;
         let queue = || {
             NsmQueue::start(Arc::clone(&provider), config.limits.nsm_queue, config.limits.nsm_answer)
                 .map_err(StartError::Thread)
@@ -114,28 +125,43 @@ impl Server {
                 &config.limits,
                 Arc::clone(&metrics),
             ),
-            nsm,
-            binding,
+            nsm: Arc::clone(&nsm),
+            binding: binding.clone(),
             metrics,
             budget: Budget::new(config.limits.budget, config.limits.budget_per_second),
-            tls_key: Bytes::copy_from_slice(identity.public_key()),
+            tls_key: identity.public_key().into(),
             manifest,
             control,
             ledger,
         };
-        let public = Door::new(Some(identity.acceptor()), public::router(state), &config.limits);
+        let router = public::router(state);
+        let tls = Door::new(Some(identity.acceptor()), router.clone(), &config.limits);
+        let plain = Door::new(None, router.clone(), &config.limits);
         let mut doors = Vec::new();
-        for addr in &config.listen {
-            doors.push((public.clone(), Listener::bind(addr).await?));
+        for (door, addrs) in [(tls, &config.listen), (plain, &config.plain)] {
+            for addr in addrs {
+                doors.push((door.clone(), Listener::bind(addr).await?));
+            }
         }
         if let Some(path) = &config.api {
             let listener = Listener::bind(&Addr::Unix(path.clone())).await?;
             open_to_every_user(path)?;
             let (key, ledger, manifest) = application;
-            let router = application::router(AppState::new(queue()?, key, ledger, manifest));
-            doors.push((Door::new(None, router, &config.limits), listener));
+            let application = application::router(AppState::new(queue()?, key, ledger, manifest));
+            doors.push((Door::new(None, application, &config.limits), listener));
         }
-        Ok(Self { doors, key_digest: identity.key_digest() })
+        let key_digest = identity.key_digest();
+        let mut tasks = JoinSet::new();
+        if config.attested_certificate {
+            tasks.spawn(keep_attested(identity, binding, nsm));
+        }
+        Ok(Self { doors, key_digest, public: router, _tasks: tasks })
+    }
+
+    /// What the server answers to the world, for whoever brings connections of their own, such as a test that sends anything at
+    /// all. Nothing here bounds time or size: that is the doors' business.
+    pub fn public_router(&self) -> axum::Router {
+        self.public.clone()
     }
 
     /// Where the server listens, in the order of [`Config`], the application's socket last.
@@ -157,7 +183,8 @@ impl Server {
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), ListenerBroken> {
         let (stopped, _) = watch::channel(false);
         let mut serving = JoinSet::new();
-        for (door, listener) in self.doors {
+        let Self { doors, _tasks, .. } = self;
+        for (door, listener) in doors {
             serving.spawn(door.serve(listener, stopped.subscribe()));
         }
         let broken = tokio::select! {

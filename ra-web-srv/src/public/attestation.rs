@@ -21,7 +21,7 @@ const MIN_NONCE_BYTES: usize = 8;
 const MAX_NONCE_BYTES: usize = 64;
 
 /// Media type of a COSE_Sign1 message (RFC 9052, section 9.3).
-const COSE_SIGN1: &str = "application/cose; cose-type=\"cose-sign1\"";
+pub(crate) const COSE_SIGN1: &str = "application/cose; cose-type=\"cose-sign1\"";
 
 pub(super) async fn attestation(
     State(state): Shared,

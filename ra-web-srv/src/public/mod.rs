@@ -26,7 +26,7 @@ use crate::ledger::Ledger;
 use crate::metrics::{self, Metrics};
 use crate::nsm_queue::NsmQueue;
 
-pub(crate) use attestation::decode_nonce;
+pub(crate) use attestation::{COSE_SIGN1, decode_nonce};
 
 /// What the public paths answer from.
 pub(crate) struct PublicState {

@@ -50,6 +50,18 @@ impl Enclave {
         (enclave, gate)
     }
 
+    /// On a simulated module.
+    pub(crate) async fn start_configured(config: Config) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (module, root_pem) = simulated(dir.path());
+        Self::start_on(dir, root_pem, Arc::new(module), config).await
+    }
+
+    /// On a module of the test's own; its documents do not verify.
+    pub(crate) async fn start_configured_on(module: impl Provider + 'static, config: Config) -> Self {
+        Self::start_on(tempfile::tempdir().unwrap(), String::new(), Arc::new(module), config).await
+    }
+
     /// With a ledger that nobody serves yet.
     pub(crate) async fn start_with_ledger(limits: Limits) -> (Self, FakeLedger) {
         let dir = tempfile::tempdir().unwrap();
@@ -90,8 +102,7 @@ impl Enclave {
 
     /// On a module of the test's own; its documents do not verify.
     pub(crate) async fn start_on_module(module: impl Provider + 'static, limits: Limits) -> Self {
-        let config = Config { limits, ..Config::default() };
-        Self::start_on(tempfile::tempdir().unwrap(), String::new(), Arc::new(module), config).await
+        Self::start_configured_on(module, Config { limits, ..Config::default() }).await
     }
 
     async fn start_on(dir: TempDir, root_pem: String, provider: Arc<dyn Provider>, config: Config) -> Self {
@@ -174,6 +185,15 @@ pub(crate) struct Refusing;
 impl Transact for Refusing {
     fn transact(&self, _: &Request) -> Result<Response, nsm::Error> {
         Ok(Response::Error(ErrorCode::InternalError))
+    }
+}
+
+/// A module that answers every request as if it had been another.
+pub(crate) struct Confused;
+
+impl Transact for Confused {
+    fn transact(&self, _: &Request) -> Result<Response, nsm::Error> {
+        Ok(Response::LockPcr)
     }
 }
 

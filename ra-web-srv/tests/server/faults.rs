@@ -13,7 +13,7 @@ use tokio_rustls::client::TlsStream;
 use transport::{Addr, BindError, Stream};
 
 use crate::client::{Answer, PATIENCE, ask, connect, connect_tls, get, http2_sender, tls_config, until};
-use crate::enclave::{Enclave, Held, Refusing, names_in};
+use crate::enclave::{Confused, Enclave, Held, Refusing, names_in};
 
 const ATTESTATION: &str = "/v1/attestation?nonce=0011223344556677";
 /// A limit that is waited out, and that nothing else meets: what has to be done within it does not count.
@@ -251,4 +251,96 @@ async fn a_second_server_at_the_same_address_does_not_start() {
     let second = Server::bind(config, Arc::new(Refusing)).await;
     assert!(matches!(second, Err(StartError::Bind(BindError::InUse { .. }))), "{second:?}");
     assert!(is_alive(&enclave.unix).await);
+}
+
+/// What a module answers is not taken for what it should be.
+#[tokio::test]
+async fn a_module_that_answers_something_else_is_a_500() {
+    let enclave = Enclave::start_on_module(Confused, Limits::default()).await;
+    for path in [ATTESTATION, "/v1/pcrs", "/v1/nsm", "/v1/random", "/readyz", "/nsm_desc", "/rng_seq"] {
+        let (answer, _) = get(&enclave.tcp, path, None).await;
+        assert_eq!(answer.refusal(), (500, "nsm_failed".to_owned()), "{path}");
+    }
+    assert!(is_alive(&enclave.tcp).await);
+}
+
+/// A module's document is passed on as it is: that it is none is for the verifier to find. What has to read it says so.
+#[tokio::test]
+async fn a_document_that_is_none_convinces_nobody() {
+    let module = Held::default();
+    module.release();
+    let enclave = Enclave::start_on_module(module, Limits::default()).await;
+    let (answer, _) = get(&enclave.tcp, ATTESTATION, None).await;
+    assert_eq!((answer.status.as_u16(), &answer.body[..]), (200, &b"document"[..]));
+    attestation::Document::decode(&answer.body).unwrap_err();
+}
+
+#[tokio::test]
+async fn a_module_that_hangs_keeps_nothing_else_from_being_answered() {
+    let module = Held::default();
+    let enclave = Enclave::start_on_module(module.clone(), Limits::default()).await;
+    let waiting = tokio::spawn(attestation(enclave.tcp.clone()));
+    until(|| module.asked() == 1).await;
+    for path in ["/healthz", "/v1/manifest", "/metrics", "/openapi.json", "/"] {
+        assert_eq!(get(&enclave.tcp, path, None).await.0.status, 200, "{path}");
+    }
+    module.release();
+    assert_eq!(waiting.await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn a_body_of_a_gibibyte_is_refused_without_being_read() {
+    let enclave = Enclave::start().await;
+    for head in ["POST /verify_doc/ HTTP/1.1", "POST /generate HTTP/1.1"] {
+        let mut stream = tls(&enclave, b"http/1.1").await;
+        let head = format!("{head}\r\nhost: x\r\ncontent-length: 1073741824\r\n\r\n{{");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let answer = read_to_end(&mut stream).await;
+        assert!(answer.starts_with(b"HTTP/1.1 413 "), "{}", String::from_utf8_lossy(&answer));
+    }
+    assert!(is_alive(&enclave.tcp).await);
+}
+
+/// Chunks say no length beforehand; what is too much shows when it comes.
+#[tokio::test]
+async fn a_body_in_chunks_is_read_no_further_than_it_may_be_long() {
+    let enclave = Enclave::start().await;
+    let mut stream = tls(&enclave, b"http/1.1").await;
+    let head = b"POST /verify_doc/ HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n";
+    stream.write_all(head).await.unwrap();
+    let chunk = [&b"10000\r\n"[..], &[b'x'; 0x10000], b"\r\n"].concat();
+    // The server may close while it is still sent.
+    for _ in 0..8 {
+        if stream.write_all(&chunk).await.is_err() {
+            break;
+        }
+    }
+    let answer = read_to_end(&mut stream).await;
+    assert!(
+        answer.is_empty() || answer.starts_with(b"HTTP/1.1 413 "),
+        "{}",
+        String::from_utf8_lossy(&answer)
+    );
+    assert!(is_alive(&enclave.tcp).await);
+}
+
+#[tokio::test]
+async fn a_path_is_looked_up_as_it_is_sent() {
+    let enclave = Enclave::start().await;
+    for path in [
+        "/v1/../v1/manifest",
+        "/v1/%6danifest/../manifest",
+        "/./v1/manifest",
+        "//v1/manifest",
+        "/v1//manifest",
+        "/v1/manifest%00",
+        "/v1/manifest/..",
+        "/V1/manifest",
+        "/v1/manifest;x",
+        "/v1%2fmanifest",
+        "/..%2f..%2fetc/passwd",
+    ] {
+        let (answer, _) = get(&enclave.tcp, path, None).await;
+        assert_eq!(answer.refusal(), (404, "no_such_path".to_owned()), "{path}");
+    }
 }

@@ -12,6 +12,7 @@ mod attestation;
 mod auditor;
 mod batch;
 mod compat;
+mod connection;
 mod faults;
 mod kms;
 mod ledger;
