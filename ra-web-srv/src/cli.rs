@@ -8,11 +8,13 @@ use std::sync::Arc;
 
 use nsm::Provider;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 use tokio::signal::unix::{SignalKind, signal};
 use transport::Addr;
 
 use crate::limits::{Limits, MAX_CLIENT_ROOTS_BYTES, MAX_MANIFEST_BYTES};
-use crate::{Config, IdentityError, ListenerBroken, Server, StartError};
+use crate::{AcmeConfig, Config, IdentityError, ListenerBroken, Server, StartError};
 
 /// Attestation web server of an enclave.
 ///
@@ -54,6 +56,27 @@ pub struct Args {
     /// Name in the certificate: DNS name or IP address; localhost if not given; may be given more than once
     #[arg(long, value_name = "NAME")]
     pub server_name: Vec<String>,
+    #[command(flatten)]
+    /// A certificate for browsers.
+    pub acme: AcmeArgs,
+}
+
+/// A certificate that browsers accept. The authority looks at the challenge on port 443 of each name (tls-alpn-01), which
+/// has to lead here, and its terms of service count as agreed to.
+#[derive(Debug, Clone, clap::Args)]
+pub struct AcmeArgs {
+    /// Name to order a certificate for; may be given more than once
+    #[arg(long, value_name = "NAME", conflicts_with = "client_ca")]
+    pub acme_domain: Vec<String>,
+    /// The authority's directory
+    #[arg(long, value_name = "URL", default_value = "https://acme-v02.api.letsencrypt.org/directory")]
+    pub acme_directory: String,
+    /// Whom the authority writes to, as mailto:ADDRESS; may be given more than once
+    #[arg(long, value_name = "URL")]
+    pub acme_contact: Vec<String>,
+    /// Certificate (PEM) that the authority's server is trusted under, beside Mozilla's roots
+    #[arg(long, value_name = "FILE")]
+    pub acme_root: Option<PathBuf>,
 }
 
 /// How the process ends.
@@ -88,6 +111,8 @@ enum RunError {
     ClientRoots { path: PathBuf, source: io::Error },
     #[error("the manifest {} is larger than {MAX_MANIFEST_BYTES} bytes", path.display())]
     ManifestTooLarge { path: PathBuf },
+    #[error("cannot read the certificate {}", path.display())]
+    Root { path: PathBuf, source: rustls_pki_types::pem::Error },
     #[error("cannot open the NSM at {}", path.display())]
     Nsm { path: PathBuf, source: nsm::Error },
     #[error("cannot start the runtime")]
@@ -115,9 +140,10 @@ pub fn run(args: Args) -> ExitCode {
 impl RunError {
     fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Manifest { .. } | Self::ManifestTooLarge { .. } | Self::ClientRoots { .. } => {
-                ExitCode::Usage
-            }
+            Self::Manifest { .. }
+            | Self::ManifestTooLarge { .. }
+            | Self::ClientRoots { .. }
+            | Self::Root { .. } => ExitCode::Usage,
             Self::Nsm { .. } => ExitCode::Nsm,
             Self::Start(StartError::Bind(_) | StartError::Permissions { .. }) => ExitCode::Listen,
             Self::Start(StartError::Identity(
@@ -129,6 +155,21 @@ impl RunError {
             Self::Broken(_) => ExitCode::Broken,
         }
     }
+}
+
+fn acme(args: AcmeArgs) -> Result<Option<AcmeConfig>, RunError> {
+    if args.acme_domain.is_empty() {
+        return Ok(None);
+    }
+    let root = args
+        .acme_root
+        .map(|path| CertificateDer::from_pem_file(&path).map_err(|source| RunError::Root { path, source }));
+    Ok(Some(AcmeConfig {
+        directory: args.acme_directory,
+        domains: args.acme_domain,
+        contacts: args.acme_contact,
+        roots: root.transpose()?.into_iter().collect(),
+    }))
 }
 
 fn serve(args: Args) -> Result<(), RunError> {
@@ -147,6 +188,7 @@ fn serve(args: Args) -> Result<(), RunError> {
         manifest,
         control_head: args.control_head,
         ledger: args.ledger,
+        acme: acme(args.acme)?,
         limits: Limits::default(),
     };
     tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::Runtime)?.block_on(

@@ -1,10 +1,11 @@
 //! The TLS identity: a P-256 key made at start and a self-signed certificate around it.
 //!
-//! The private key exists in this process's memory alone. Nobody signs the certificate, and nobody needs to: what a
-//! verifier trusts is the attestation document, which names the digest of this key. The certificate may carry such a document
-//! itself, for clients that ask nothing before they speak ([`crate::certificate`]).
+//! The private key exists in this process's memory alone. Nobody has to sign the certificate: what a verifier trusts is the
+//! attestation document, which names the digest of this key. The certificate may carry such a document itself, for clients
+//! that ask nothing before they speak ([`crate::certificate`]); or an authority's stands in its place, for browsers
+//! ([`crate::acme`]).
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use attestation::Sha256;
 use rcgen::{
@@ -13,15 +14,14 @@ use rcgen::{
 };
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{
-    ClientHello, NoServerSessionStorage, ResolvesServerCert, VerifierBuilderError, WebPkiClientVerifier,
-};
+use rustls::server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio_rustls::TlsAcceptor;
 
+use crate::certificates::{ALPN_ACME, Certificates};
 use crate::public::COSE_SIGN1;
 
 /// Subject common name of every certificate made here.
@@ -40,17 +40,7 @@ pub struct TlsIdentity {
     config: Arc<ServerConfig>,
     key: Arc<KeyPair>,
     names: Vec<String>,
-    shown: Arc<Shown>,
-}
-
-/// The certificate of new connections.
-#[derive(Debug)]
-struct Shown(RwLock<Arc<CertifiedKey>>);
-
-impl ResolvesServerCert for Shown {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner)))
-    }
+    shown: Arc<Certificates>,
 }
 
 /// Why no identity could be made.
@@ -87,7 +77,7 @@ impl TlsIdentity {
     /// [`IdentityError`] as its variants say.
     pub fn generate(server_names: &[String], client_roots: Option<&[u8]>) -> Result<Self, IdentityError> {
         let key = Arc::new(KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?);
-        let shown = Arc::new(Shown(RwLock::new(certified(server_names, &key, None)?)));
+        let shown = Arc::new(Certificates::new(self_signed(server_names, &key, None)?));
         let provider = Arc::new(aws_lc_rs::default_provider());
         let config = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&rustls::version::TLS13])?;
@@ -96,7 +86,7 @@ impl TlsIdentity {
             Some(roots) => config.with_client_cert_verifier(client_verifier(roots, provider)?),
         };
         let mut config = config.with_cert_resolver(Arc::clone(&shown) as _);
-        config.alpn_protocols = vec![ALPN_HTTP2.to_vec(), ALPN_HTTP1.to_vec()];
+        config.alpn_protocols = vec![ALPN_HTTP2.to_vec(), ALPN_HTTP1.to_vec(), ALPN_ACME.to_vec()];
         // No resumption: every connection then shows the certificate whose key the document names.
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -116,9 +106,36 @@ impl TlsIdentity {
 
     /// Shows new connections a certificate of the same key that carries `document`.
     pub(crate) fn carry(&self, document: &[u8]) -> Result<(), IdentityError> {
-        let certified = certified(&self.names, &self.key, Some(document))?;
-        *self.shown.0.write().unwrap_or_else(PoisonError::into_inner) = certified;
+        self.shown.renew(self_signed(&self.names, &self.key, Some(document))?);
         Ok(())
+    }
+
+    /// What an authority is asked to certify: this key, for these names.
+    pub(crate) fn request(&self, domains: &[String]) -> Result<Vec<u8>, IdentityError> {
+        let mut params = named(domains.to_vec())?;
+        // Authorities fill it in by themselves, from the names.
+        params.distinguished_name = DistinguishedName::new();
+        Ok(params.serialize_request(&*self.key)?.der().to_vec())
+    }
+
+    /// Shows an authority's chain from now on, its first certificate being for this key.
+    pub(crate) fn show(&self, chain: Vec<CertificateDer<'static>>) -> Result<(), IdentityError> {
+        self.shown.show(with_key(chain, &self.key)?);
+        Ok(())
+    }
+
+    /// Answers an authority's challenge for `domain` (RFC 8737, section 3) until [`Self::forget_challenges`].
+    pub(crate) fn answer_challenge(&self, domain: &str, digest: &[u8]) -> Result<(), IdentityError> {
+        let mut params = named(vec![domain.to_owned()])?;
+        params.custom_extensions = vec![CustomExtension::new_acme_identifier(digest)];
+        let certificate = params.self_signed(&*self.key)?;
+        self.shown.answer_challenge(domain.to_owned(), with_key(vec![certificate.der().clone()], &self.key)?);
+        Ok(())
+    }
+
+    /// No challenge is answered any more.
+    pub(crate) fn forget_challenges(&self) {
+        self.shown.forget_challenges();
     }
 
     pub(crate) fn acceptor(&self) -> TlsAcceptor {
@@ -144,7 +161,7 @@ fn client_verifier(
 }
 
 /// A certificate of `key` with the names and, if there is one, the document.
-fn certified(
+fn self_signed(
     names: &[String],
     key: &KeyPair,
     document: Option<&[u8]>,
@@ -154,9 +171,13 @@ fn certified(
         params.custom_extensions = vec![CustomExtension::from_oid_content(ID_PE_CMW, wrapped(document))];
     }
     let certificate = params.self_signed(key)?;
+    with_key(vec![certificate.der().clone()], key)
+}
+
+fn with_key(chain: Vec<CertificateDer<'static>>, key: &KeyPair) -> Result<Arc<CertifiedKey>, IdentityError> {
     let private_key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let signing = aws_lc_rs::default_provider().key_provider.load_private_key(private_key)?;
-    Ok(Arc::new(CertifiedKey::new(vec![certificate.der().clone()], signing)))
+    Ok(Arc::new(CertifiedKey::new(chain, signing)))
 }
 
 /// `document` as a CMW record, `[media type, value]` in CBOR, in the OCTET STRING that the extension has for CBOR.
@@ -173,12 +194,15 @@ fn wrapped(document: &[u8]) -> Vec<u8> {
 /// nothing, and the key lives only as long as the process.
 fn certificate_params(server_names: &[String]) -> Result<CertificateParams, IdentityError> {
     let names = if server_names.is_empty() { vec!["localhost".to_owned()] } else { server_names.to_vec() };
-    let mut params = CertificateParams::new(names.clone())
-        .map_err(|source| IdentityError::ServerName { names, source })?;
+    let mut params = named(names)?;
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, COMMON_NAME);
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     Ok(params)
+}
+
+fn named(names: Vec<String>) -> Result<CertificateParams, IdentityError> {
+    CertificateParams::new(names.clone()).map_err(|source| IdentityError::ServerName { names, source })
 }
 
 #[cfg(test)]

@@ -11,11 +11,13 @@
 
 #![forbid(unsafe_code)]
 
+mod acme;
 mod application;
 mod attester;
 mod binding;
 mod budget;
 mod certificate;
+mod certificates;
 mod compat;
 mod error;
 mod identity;
@@ -32,6 +34,7 @@ mod server;
 
 pub mod cli;
 
+pub use acme::AcmeConfig;
 pub use identity::{IdentityError, TlsIdentity};
 pub use limits::Limits;
 pub use server::{Config, ListenerBroken, Server, StartError};

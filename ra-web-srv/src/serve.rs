@@ -23,6 +23,7 @@ use tokio_rustls::TlsAcceptor;
 use tracing::Instrument;
 use transport::{Listener, Stream};
 
+use crate::certificates::ALPN_ACME;
 use crate::compat::MAX_COMPAT_BODY_BYTES;
 use crate::error::ApiError;
 use crate::identity::ALPN_HTTP2;
@@ -116,8 +117,13 @@ impl Door {
             .await
             .map_err(|_| ConnectionError::HandshakeTimeout(self.limits.handshake))?
             .map_err(ConnectionError::Handshake)?;
-        // A client that sends no ALPN gets HTTP/1.1.
-        let http = if stream.get_ref().1.alpn_protocol() == Some(ALPN_HTTP2) { Http::Two } else { Http::One };
+        let http = match stream.get_ref().1.alpn_protocol() {
+            Some(ALPN_HTTP2) => Http::Two,
+            // An authority has seen what it wanted to see: the certificate.
+            Some(ALPN_ACME) => return Ok(()),
+            // A client that sends no ALPN gets HTTP/1.1.
+            _ => Http::One,
+        };
         self.http(stream, http, stop).await
     }
 

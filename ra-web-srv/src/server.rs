@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use transport::{Addr, BindError, Listener};
 
+use crate::acme::{self, AcmeConfig};
 use crate::application::{self, AppState};
 use crate::attester::Attester;
 use crate::binding::{ApplicationKey, Binding};
@@ -47,6 +48,8 @@ pub struct Config {
     pub control_head: Option<PathBuf>,
     /// The ledger's socket (`docs/spec/ledger-api.md`); `None` in an image that keeps no ledger.
     pub ledger: Option<PathBuf>,
+    /// The authority that a certificate for browsers is ordered from; without it the certificate stays self-signed.
+    pub acme: Option<AcmeConfig>,
     /// How much of it at once.
     pub limits: Limits,
 }
@@ -152,6 +155,9 @@ impl Server {
         }
         let key_digest = identity.key_digest();
         let mut tasks = JoinSet::new();
+        if let Some(acme) = config.acme {
+            tasks.spawn(acme::keep(acme, identity.clone()));
+        }
         if config.attested_certificate {
             tasks.spawn(keep_attested(identity, binding, nsm));
         }
