@@ -212,6 +212,10 @@ fn name_network(measured: &Measured, journal: &Journal) {
     if measured.egress.is_none() {
         return;
     }
+    // The framework's own daemons resolve names as programs do.
+    if let Err(error) = network::name_resolver(Path::new("/")) {
+        journal.warn(format!("the framework's daemons resolve no names: {error}"));
+    }
     match network::name_resolver(root) {
         Ok(network::Own::Absent) => {}
         Ok(network::Own::Kept) => {

@@ -122,6 +122,11 @@ fn daemons(measured: &Measured, place: &Place) -> Vec<Unit> {
         if measured.monitor.is_some() {
             words.extend(["--ledger", LEDGER_SOCKET_PATH]);
         }
+        if let Some(acme) = &measured.acme {
+            words.extend(["--acme-directory", &acme.directory]);
+            words.extend(acme.domains.iter().flat_map(|domain| ["--acme-domain", domain]));
+            words.extend(acme.contact.iter().flat_map(|contact| ["--acme-contact", contact]));
+        }
         daemons.push(daemon("ra-web-srv", words.into_iter().map(String::from).collect()));
     }
     if measured.egress.is_some() {
@@ -222,6 +227,7 @@ mod tests {
     fn measured() -> Measured {
         let port = |port| NonZeroU16::new(port).unwrap();
         Measured {
+            acme: None,
             attestation: Some(Attestation { port: port(8443) }),
             control: None,
             egress: None,

@@ -399,6 +399,7 @@ fn app(name: &str, words: &str) -> Service {
 fn measured(services: &[Service]) -> Measured {
     let services = services.to_vec();
     Measured {
+        acme: None,
         attestation: None,
         control: None,
         egress: None,

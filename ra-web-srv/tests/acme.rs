@@ -39,7 +39,6 @@ const INSIDE: &str = "GLASSHOUSE_TEST_ACME_INSIDE";
 const PATIENCE: Duration = Duration::from_secs(100);
 
 #[test]
-#[expect(clippy::print_stdout, reason = "the line tells who runs the tests what was not tested")]
 fn an_authority_certifies_the_attested_key() {
     if env::var_os(INSIDE).is_some() {
         tokio::runtime::Runtime::new().unwrap().block_on(inside());

@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+mod acme;
 mod control;
 mod egress;
 mod health;
@@ -21,6 +22,7 @@ mod secret;
 mod signal;
 mod source;
 
+pub use acme::{Acme, DEFAULT_ACME_DIRECTORY};
 pub use control::{Capability, Control, DEFAULT_CONTROL_PORT, Operator, OperatorKey};
 pub use egress::{Dns, Egress};
 pub use health::{Healthcheck, ImageHealthcheck, OnUnhealthy};

@@ -9,8 +9,8 @@ use std::{collections::BTreeMap, fmt, num::NonZeroU16, str::FromStr};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::{
-    Control, Egress, Healthcheck, Monitor, OnUnhealthy, Publish, RESERVED_PORTS, StopSignal, is_valid_name,
-    publish, secret,
+    Acme, Control, Egress, Healthcheck, Monitor, OnUnhealthy, Publish, RESERVED_PORTS, StopSignal,
+    is_valid_name, publish, secret,
 };
 
 /// The version this crate writes and the only one it reads.
@@ -29,6 +29,9 @@ const MAX_MEASURED_BYTES: usize = 1 << 20;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Measured {
+    /// Who certifies its key for browsers, absent when nobody does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acme: Option<Acme>,
     /// The attestation web server, absent when the image has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attestation: Option<Attestation>,
@@ -210,6 +213,9 @@ impl Measured {
         }
         if let Some(egress) = &self.egress {
             egress.check()?;
+        }
+        if let Some(acme) = &self.acme {
+            acme.check(self.attestation.is_some(), self.egress.as_ref())?;
         }
         if let Some(monitor) = &self.monitor {
             monitor.check()?;

@@ -11,9 +11,10 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::{
-    Attestation, Control, DEFAULT_ATTESTATION_PORT, DEFAULT_STOP_TIMEOUT_S, Egress, Healthcheck,
+    Acme, Attestation, Control, DEFAULT_ATTESTATION_PORT, DEFAULT_STOP_TIMEOUT_S, Egress, Healthcheck,
     ImageHealthcheck, MEASURED_VERSION, Measured, Monitor, Publish, RESERVED_PORTS, Readiness, Restart,
     Service, StopSignal,
+    acme::RawAcme,
     control::RawControl,
     egress::RawEgress,
     health::{HealthError, HealthOverrides, RawHealth},
@@ -52,6 +53,7 @@ pub struct Manifest {
     control: Option<Control>,
     egress: Option<Egress>,
     monitor: Option<Monitor>,
+    acme: Option<Acme>,
     app: Overrides,
     services: Vec<(String, Overrides)>,
 }
@@ -247,6 +249,7 @@ impl Manifest {
             attestation: self.attestation,
             control: self.control.clone(),
             egress: self.egress.clone(),
+            acme: self.acme.clone(),
             monitor: self.monitor.clone(),
             name: self.name.clone(),
             publish: self.publish.clone(),
@@ -388,6 +391,7 @@ struct Raw {
     control: Option<Spanned<RawControl>>,
     egress: Option<RawEgress>,
     monitor: Option<RawMonitor>,
+    acme: Option<Spanned<RawAcme>>,
 }
 
 #[derive(Deserialize)]
@@ -475,6 +479,7 @@ impl Raw {
             services.push((name.into_inner(), overrides));
         }
         let app = self.app.check()?;
+        let egress = RawEgress::check(self.egress)?;
         secret::check_giver(&app.secrets, secrets_of_app, takes_secrets)?;
         Ok(Manifest {
             name: self.name.into_inner(),
@@ -486,7 +491,8 @@ impl Raw {
             publish: RawPublish::check(self.publish, attestation, control.as_ref())?,
             attestation,
             control,
-            egress: RawEgress::check(self.egress)?,
+            acme: RawAcme::check(self.acme, attestation.is_some(), egress.as_ref())?,
+            egress,
             monitor: RawMonitor::check(self.monitor)?,
             app,
             services,

@@ -62,6 +62,36 @@ fn operator(name: &str, key: &str, may: &str) -> String {
 }
 
 #[test]
+fn a_certificate_is_ordered_from_whom_the_way_out_leads_to() {
+    let with = |acme: &str, allow: &str| {
+        let head = "name = \"a\"\nimage.rootfs = \"r\"\napp.command = [\"/x\"]";
+        Manifest::parse(&format!("{head}\n[egress]\nallow = [{allow:?}]\n[acme]\n{acme}"))
+    };
+    const LETS_ENCRYPT: &str = "acme-v02.api.letsencrypt.org:443";
+    let both = r#"domains = ["www.example.org", "example.org"]"#;
+    let acme = with(both, LETS_ENCRYPT).unwrap().resolve(&image()).unwrap().acme.unwrap();
+    assert_eq!(acme.domains, ["example.org", "www.example.org"]);
+    assert_eq!((acme.directory.as_str(), acme.contact), (manifest::DEFAULT_ACME_DIRECTORY, None));
+    let own = "domains = [\"a.example\"]\ndirectory = \"https://ca.example:8443/dir\"\ncontact = \"mailto:x@a.example\"";
+    let measured = with(own, "ca.example:8443").unwrap().resolve(&image()).unwrap();
+    assert_eq!(Measured::from_canonical_json(&measured.to_canonical_json()).unwrap(), measured);
+    for (acme, allow, key) in [
+        (both, "api.example.org:443", "egress.allow"),
+        (own, "ca.example:443", "egress.allow"),
+        ("domains = []", LETS_ENCRYPT, "acme.domains"),
+        (r#"domains = ["localhost"]"#, LETS_ENCRYPT, "acme.domains"),
+        (r#"domains = ["a b.example"]"#, LETS_ENCRYPT, "acme.domains"),
+        ("domains = [\"a.example\"]\ndirectory = \"http://ca.example/\"", LETS_ENCRYPT, "acme.directory"),
+        ("domains = [\"a.example\"]\ncontact = \"x@a.example\"", LETS_ENCRYPT, "acme.contact"),
+    ] {
+        let refused = with(acme, allow).unwrap_err();
+        assert!(refused.message.contains(key), "{acme}: {refused}");
+    }
+    let without = "name = \"a\"\nimage.rootfs = \"r\"\napp.command = [\"/x\"]\nattestation.enabled = false\nacme = { domains = [\"a.example\"] }";
+    assert!(Manifest::parse(without).unwrap_err().message.contains("attestation server"));
+}
+
+#[test]
 fn secrets_are_names_that_somebody_may_give() {
     let with = |secrets: &str, may: &str| {
         let head =
@@ -368,6 +398,7 @@ proptest! {
         let stop_signal = signal.to_string().parse().unwrap();
         let service = Service { healthcheck: check, stop_signal, stop_timeout_s, ..service };
         let measured = Measured {
+            acme: None,
             attestation: None,
             control: None,
             egress: None,
