@@ -232,14 +232,9 @@ impl Shared {
     /// Records the content that is about to be read; whether it may be.
     fn look(&self, reader: &mut Reader, held: &Held, path: &[u8]) -> bool {
         for _ in 0..TRIES {
-            let mut stamp = None;
-            let found = self.monitor.record_access(path, || {
-                let (state, found_stamp) = hash(reader, held)?;
-                stamp = Some(found_stamp);
-                Some(state)
-            });
-            match (found, stamp) {
-                (Ok(Some(state)), Some(stamp)) => {
+            let found = self.monitor.record_access(path, || hash(reader, held));
+            match found {
+                Ok(Some((state, stamp))) => {
                     let denied = self.deny.has_digest(&state);
                     let readable = state.digests().is_some();
                     let allow = readable && !denied;
@@ -250,9 +245,9 @@ impl Shared {
                     return allow;
                 }
                 // It changes while it is hashed.
-                (Ok(_), _) => std::thread::sleep(RETRY),
+                Ok(None) => std::thread::sleep(RETRY),
                 // The monitor has ended, and has said why.
-                (Err(_), _) => return false,
+                Err(_) => return false,
             }
             if self.stop.load(Ordering::Acquire) {
                 return false;

@@ -6,6 +6,7 @@
 //!
 //! What fails here fails the whole: a monitor that goes on with less than it promised would be worse than none.
 
+mod links;
 #[cfg(test)]
 mod tests;
 mod trees;
@@ -29,9 +30,11 @@ use ledger::{
     Cause, Gap, GapReason, Observation as Recorded, State,
     store::{Event, File, Ledger},
 };
+use rustix::io::Errno;
 use tokio::sync::{broadcast, watch};
 
 use self::{
+    links::Links,
     trees::{Trees, Walk},
     writer::{Observation, Request},
 };
@@ -40,7 +43,7 @@ use crate::{
     patterns::Patterns,
     queue::{Queue, When},
     record::to_ledger,
-    state::{Content, Unread},
+    state::{Content, Stamp, Unread},
     tree::{Tree, TreeError, is_within, split, text},
     walk::{Found, Visitor, walk},
     watch::{Change, WatchError, Watcher},
@@ -160,6 +163,7 @@ pub(crate) struct Shared {
     counters: Counters,
     grown: watch::Sender<u64>,
     records: broadcast::Sender<Arc<(Vec<u8>, Recorded)>>,
+    links: Mutex<Links>,
 }
 
 impl Monitor {
@@ -190,6 +194,7 @@ impl Monitor {
             counters: Counters::default(),
             grown,
             records: broadcast::Sender::new(KEPT_RECORDS),
+            links: Mutex::default(),
         });
         let mut monitor = Self { shared, threads: Vec::new() };
         match monitor.begin(settings.threads.max(1), received) {
@@ -321,8 +326,8 @@ impl Handle {
     pub(crate) fn record_access(
         &self,
         path: &[u8],
-        find: impl FnOnce() -> Option<crate::state::State>,
-    ) -> Result<Option<crate::state::State>, MonitorError> {
+        find: impl FnOnce() -> Option<(crate::state::State, Stamp)>,
+    ) -> Result<Option<(crate::state::State, Stamp)>, MonitorError> {
         self.shared.claim(path)?;
         let Some(found) = find() else {
             self.shared.queue().done(path);
@@ -330,8 +335,8 @@ impl Handle {
             return Ok(None);
         };
         let file = self.shared.ledger.file(path.to_vec())?;
-        let state = to_ledger(&found);
-        self.shared.record(Observation { file, cause: Cause::Access, state, moving: false })?;
+        let (state, inode) = (to_ledger(&found.0), found.1.shared_inode());
+        self.shared.record(Observation { file, cause: Cause::Access, state, inode, moving: false })?;
         Ok(Some(found))
     }
 
@@ -356,6 +361,10 @@ impl Shared {
 
     fn phase(&self) -> MutexGuard<'_, Phase> {
         self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn links(&self) -> MutexGuard<'_, Links> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn stopped(&self) -> bool {
@@ -507,8 +516,12 @@ impl Shared {
         for root in self.tree.roots().iter().filter(|root| ***root != *b"/") {
             let add = |source| WatchError::Add { path: text(root), source };
             let (path, name) = split(root);
-            let parent = self.tree.open_directory(path).map_err(add)?;
-            self.watcher.add_name(parent.as_fd(), path, name)?;
+            match self.tree.open_directory(path) {
+                Ok(parent) => self.watcher.add_name(parent.as_fd(), path, name)?,
+                // Gone since the start; its root is found to be gone, too.
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
+                Err(source) => return Err(add(source).into()),
+            }
         }
         Ok(())
     }
@@ -593,10 +606,11 @@ impl Visitor for FirstWalk<'_> {
             return Err(MonitorError::Ended);
         }
         // Computed here, where every thread does some of it.
-        let observations = files.into_iter().map(|Found { path, state, .. }| {
+        let observations = files.into_iter().map(|Found { path, state, stamp }| {
             let moving = state.content == Content::Unread(Unread::Moving);
             let file = self.shared.ledger.file(path.into())?;
-            Ok(Observation { file, cause: self.cause, state: to_ledger(&state), moving })
+            let inode = stamp.shared_inode();
+            Ok(Observation { file, cause: self.cause, state: to_ledger(&state), inode, moving })
         });
         let observations = observations.collect::<Result<_, ledger::store::Error>>()?;
         self.shared.request(Request::Found(observations))

@@ -97,6 +97,7 @@ pub struct Stamp {
     size: u64,
     mtime: (i64, u32),
     ctime: (i64, u32),
+    is_shared: bool,
 }
 
 impl Stamp {
@@ -108,11 +109,17 @@ impl Stamp {
             size: stat.stx_size,
             mtime: (stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec),
             ctime: (stat.stx_ctime.tv_sec, stat.stx_ctime.tv_nsec),
+            is_shared: Kind::of(stat) != Kind::Directory && stat.stx_nlink > 1,
         }
     }
 }
 
 impl Stamp {
+    /// Which file it is, if it has several names.
+    pub(crate) fn shared_inode(&self) -> Option<((u32, u32), u64)> {
+        self.is_shared.then_some((self.device, self.inode))
+    }
+
     /// Whether the file changed last long enough before `now`, in nanoseconds since 1970, that another change would show:
     /// kernels before 6.13 give the same time to all changes within a tick of their clock.
     pub(crate) fn is_settled(&self, now: u64) -> bool {

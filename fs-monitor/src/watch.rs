@@ -187,13 +187,6 @@ impl Watcher {
         let _ = inotify::remove_watch(&self.inotify, watch);
     }
 
-    /// Whether everything in the directory at this path is watched.
-    pub fn knows(&self, path: &[u8]) -> bool {
-        let table = self.lock();
-        let watched = table.by_path.get(path).and_then(|watch| table.by_watch.get(watch));
-        watched.is_some_and(|watched| watched.names.is_none())
-    }
-
     /// How many directories are watched.
     pub fn len(&self) -> usize {
         self.lock().by_watch.len()

@@ -14,7 +14,7 @@ use rustix::{
 
 use super::{
     MonitorError, Shared,
-    trees::Walk,
+    links::Inode,
     writer::{Observation, Request},
 };
 use crate::{
@@ -36,7 +36,7 @@ const BATCH: usize = 4;
 
 /// What a look at a path came to.
 pub(super) enum Looked {
-    State(State),
+    State(State, Option<Inode>),
     /// It is none of the monitor's business.
     Ignored,
     /// It moves; this is the last that was seen.
@@ -84,8 +84,8 @@ impl Shared {
 
     /// What to record after a look; nothing if the path is to be looked at again first.
     fn settle(&self, task: Task, looked: Looked) -> Result<Option<Observation>, MonitorError> {
-        let (state, moving) = match looked {
-            Looked::State(state) => (state, false),
+        let (state, inode, moving) = match looked {
+            Looked::State(state, inode) => (state, inode, false),
             Looked::Ignored => {
                 self.queue().done(&task.path);
                 self.recorded.notify_all();
@@ -97,10 +97,10 @@ impl Shared {
                 self.due.notify_one();
                 return Ok(None);
             }
-            Looked::Moving(state) => (state, true),
+            Looked::Moving(state) => (state, None, true),
         };
         let file = self.ledger.file(task.path.to_vec())?;
-        Ok(Some(Observation { file, cause: task.cause, state, moving }))
+        Ok(Some(Observation { file, cause: task.cause, state, inode, moving }))
     }
 
     /// Finds out what is at a path.
@@ -114,10 +114,10 @@ impl Shared {
                 seen => Ok(Some(seen)),
             }
         });
-        let found = match seen {
-            Ok(Some(Seen::State { state, .. })) => state,
+        let (found, stamp) = match seen {
+            Ok(Some(Seen::State { state, stamp })) => (state, stamp),
             Ok(Some(Seen::Absent)) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG) => {
-                return Looked::State(State::Removed);
+                return Looked::State(State::Removed, None);
             }
             // It changes between directory and something else, or there is no descriptor left at the moment.
             Ok(_) | Err(_) => return Looked::Moving(self.last(path)),
@@ -127,7 +127,7 @@ impl Shared {
         }
         match found.content {
             Content::Unread(Unread::Moving) => Looked::Moving(to_ledger(&found)),
-            _ => Looked::State(to_ledger(&found)),
+            _ => Looked::State(to_ledger(&found), stamp.shared_inode()),
         }
     }
 
@@ -163,9 +163,6 @@ impl Shared {
                 stamp: stamp(&stat),
                 state: Found::new(&stat, Content::Unread(why)),
             }));
-        }
-        if !self.watcher.knows(path) && self.tree.covers(path, true) {
-            self.trees.add(Walk::Tree(path.into()));
         }
         let listing = Listing::read(file.as_fd(), |name, is_dir| self.tree.ignores(path, name, is_dir))?;
         self.trees.note_cost(path, start.elapsed());

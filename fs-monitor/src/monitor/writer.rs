@@ -15,7 +15,7 @@ use ledger::{
     store::{Appended, Event, File},
 };
 
-use super::{MonitorError, Shared, now};
+use super::{MonitorError, Shared, links::Inode, now};
 use crate::{
     queue::When,
     record::{changes_listing, is_directory},
@@ -47,6 +47,8 @@ pub(crate) struct Observation {
     pub(crate) file: File,
     pub(crate) cause: Cause,
     pub(crate) state: State,
+    /// Which file it is, if it has several names.
+    pub(crate) inode: Option<Inode>,
     /// It changed all the time, and has to be looked at again.
     pub(crate) moving: bool,
 }
@@ -76,6 +78,8 @@ struct Group {
     listings: Vec<Box<[u8]>>,
     /// Directories that are none any more.
     gone: Vec<Box<[u8]>>,
+    /// Other names of files that changed.
+    others: Vec<Box<[u8]>>,
     /// Files found in movement.
     moving: Vec<Box<[u8]>>,
     flushes: Vec<SyncSender<()>>,
@@ -101,7 +105,8 @@ impl Group {
 
     /// Only what differs from what was recorded last is recorded.
     fn compare(&mut self, shared: &Shared, observation: Observation) -> Result<(), MonitorError> {
-        let Observation { file, cause, state, moving } = observation;
+        let Observation { file, cause, state, inode, moving } = observation;
+        let others = inode.map(|inode| shared.links().others(inode, file.path())).unwrap_or_default();
         if moving {
             self.moving.push(file.path().into());
         }
@@ -123,6 +128,9 @@ impl Group {
             (true, true) => drop(shared.counters.files.fetch_sub(1, Ordering::Relaxed)),
             _ => {}
         }
+        if !matches!(cause, Cause::Scan | Cause::Restart) {
+            self.others.extend(others);
+        }
         self.events.push(Event::File { file, record: Record { cause, state } });
         Ok(())
     }
@@ -137,6 +145,9 @@ impl Group {
         }
         for directory in &self.gone {
             mark_below(shared, directory)?;
+        }
+        for path in self.others {
+            shared.mark(&path, Cause::Event, When::Now);
         }
         for path in self.moving {
             shared.mark(&path, Cause::Event, When::After(MOVING_RETRY));

@@ -96,6 +96,30 @@ fn a_file_that_stays_open_is_recorded_as_it_grows() {
     world.wait_for_truth();
 }
 
+/// The kernel tells of the name that was written through, and of no other.
+#[test]
+fn who_writes_through_one_name_changes_all() {
+    let world = World::new(|app| {
+        fs::create_dir(app.join("dir")).unwrap();
+        fs::write(app.join("a"), "1").unwrap();
+        fs::hard_link(app.join("a"), app.join("dir/b")).unwrap();
+    });
+    let write = |name: &str, text: &str| {
+        let mut file = File::options().write(true).open(world.path(name)).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+    };
+    write("a", "2");
+    world.wait_for("a", Some(b"2"));
+    world.wait_for("dir/b", Some(b"2"));
+    fs::hard_link(world.path("a"), world.path("c")).unwrap();
+    world.wait_for("c", Some(b"2"));
+    write("c", "3");
+    for name in ["a", "dir/b", "c"] {
+        world.wait_for(name, Some(b"3"));
+    }
+    world.wait_for_truth();
+}
+
 #[test]
 fn a_pipe_that_takes_a_files_place_holds_nobody() {
     let world = World::new(|app| fs::write(app.join("x"), "x").unwrap());
