@@ -11,6 +11,7 @@ pub mod config;
 pub mod eth;
 pub mod evidence;
 pub mod json;
+pub mod log;
 pub mod outside;
 pub mod rpc;
 pub mod sealed;

@@ -5,7 +5,7 @@
 
 mod client;
 
-use std::{io::Write, net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{io::Write, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -13,6 +13,7 @@ use tee_agent::{
     config::Config,
     eth::AgentKey,
     evidence::{DEFAULT_API, Enclave},
+    log::Log,
     serve::serve,
     server::{Agent, router},
 };
@@ -96,11 +97,14 @@ async fn run(args: Serve) -> anyhow::Result<()> {
     let listener =
         TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
     tracing::info!("listening on http://{}", listener.local_addr()?);
-    let agent = Agent::new(config, key, Box::new(Enclave::at(args.api)));
+    let enclave = Arc::new(Enclave::at(args.api));
+    let log = Log::open(&config.tee_name, &*enclave).await.context("the log")?;
+    let agent = Agent::new(config, key, enclave, log.clone());
     serve(listener, router(agent), async move {
         terminate.recv().await;
     })
     .await;
+    log.close().context("the log")?;
     tracing::info!("stopped");
     Ok(())
 }

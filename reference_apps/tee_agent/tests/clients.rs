@@ -28,7 +28,7 @@ async fn uses_an_agent(program: &str, script: &str, needs: &str) {
         .replace("https://sepolia.base.org", &node);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    tokio::spawn(tee_agent::serve::serve(listener, agent_outside(&config), std::future::pending()));
+    tokio::spawn(tee_agent::serve::serve(listener, agent_outside(&config).await, std::future::pending()));
     let mut command = Command::new(program);
     command.arg(script).arg(url).current_dir(&clients);
     let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();

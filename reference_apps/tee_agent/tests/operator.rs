@@ -47,7 +47,7 @@ async fn serve(dir: &Path) -> (axum::Router, String) {
     fs::write(dir.join("value"), "be kind; be\nbrief\n").unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let agent = agent(CONFIG, &api);
+    let agent = agent(CONFIG, &api).await;
     tokio::spawn(tee_agent::serve::serve(listener, agent.clone(), std::future::pending()));
     (agent, url)
 }

@@ -50,7 +50,7 @@ async fn the_document_carries_the_agents_key_and_the_callers_nonce() {
     let api = dir.path().join("api.sock");
     let roots = serve_enclave(dir.path(), &api).await;
     let (status, about) =
-        ask(&agent(CONFIG, &api), "GET", &format!("/api/v1/config?nonce={NONCE}"), "").await;
+        ask(&agent(CONFIG, &api).await, "GET", &format!("/api/v1/config?nonce={NONCE}"), "").await;
     assert_eq!(status, StatusCode::OK, "{about}");
 
     let document = about["code_attestation"].as_str().unwrap();
@@ -69,7 +69,7 @@ async fn the_document_carries_the_agents_key_and_the_callers_nonce() {
 
 #[tokio::test]
 async fn without_an_enclave_or_a_nonce_nothing_looks_attested() {
-    let agent = agent_outside(CONFIG);
+    let agent = agent_outside(CONFIG).await;
     for path in ["/api/v1/config", "/api/v1//config"] {
         let (status, about) = ask(&agent, "GET", path, "").await;
         assert_eq!(status, StatusCode::OK);
@@ -99,7 +99,7 @@ async fn without_an_enclave_or_a_nonce_nothing_looks_attested() {
 
 #[tokio::test]
 async fn other_paths_methods_and_bodies_are_refused() {
-    let agent = agent_outside(CONFIG);
+    let agent = agent_outside(CONFIG).await;
     for path in ["/api/v1", "/api/v1/", "/api/v1//"] {
         let (status, greeting) = ask(&agent, "GET", path, "").await;
         assert_eq!(status, StatusCode::OK);
@@ -152,7 +152,7 @@ async fn set(agent: &axum::Router, number: u64, name: &str, value: &str) {
 
 #[tokio::test]
 async fn the_operator_sets_variables_and_others_read_the_public_ones() {
-    let agent = agent_outside(CONFIG);
+    let agent = agent_outside(CONFIG).await;
     let items = json!([
         {"name": "openrouter_api_key", "value": "sk-1"},
         {"name": "motto", "value": "be kind", "immutable": true},
@@ -194,7 +194,7 @@ async fn the_printed_update_is_understood_and_refused() {
     }]
     }
     "#;
-    let answer = ask(&agent_outside(CONFIG), "POST", "/api/v1//variables", body).await;
+    let answer = ask(&agent_outside(CONFIG).await, "POST", "/api/v1//variables", body).await;
     assert_eq!(answer, (StatusCode::UNAUTHORIZED, json!("Signature verification failed.")));
 }
 
@@ -206,13 +206,14 @@ async fn a_legacy_update_is_taken_where_it_is_allowed_and_shown_as_weak() {
         {"name": "api_key", "value": "sk;1", "signature": clients["legacy"]["api_key"]["signature"]},
     ]})
     .to_string();
-    let open = agent_outside(&config);
+    let open = agent_outside(&config).await;
     let answer = ask(&open, "POST", "/api/v1/variables", body.clone()).await;
     assert_eq!(answer, (StatusCode::OK, json!("Variables set.")));
     let (_, all) = ask(&open, "GET", "/api/v1/variables", "{}").await;
     assert_eq!(all, json!({"api_key": {"value": "sk;1", "public": true, "immutable": false, "weak": true}}));
 
-    let closed = agent_outside(&config.replace("legacy_signatures = true", "legacy_signatures = false"));
+    let closed =
+        agent_outside(&config.replace("legacy_signatures = true", "legacy_signatures = false")).await;
     let (status, answer) = ask(&closed, "POST", "/api/v1/variables", body).await;
     assert_eq!(status, StatusCode::FORBIDDEN);
     assert!(answer.as_str().unwrap().starts_with("legacy signatures are not accepted"), "{answer}");
@@ -220,7 +221,7 @@ async fn a_legacy_update_is_taken_where_it_is_allowed_and_shown_as_weak() {
 
 #[tokio::test]
 async fn a_sealed_value_is_opened_by_the_agent_alone() {
-    let agent = agent_outside(CONFIG);
+    let agent = agent_outside(CONFIG).await;
     let (_, about) = ask(&agent, "GET", "/api/v1/config", "").await;
     let key = hex::decode(about["public_key"].as_str().unwrap().strip_prefix("0x").unwrap()).unwrap();
     let sealed = tee_agent::sealed::seal(&key.try_into().unwrap(), "motto", "be kind").unwrap();
@@ -255,7 +256,7 @@ fn with_upstream(url: &str) -> String {
 #[tokio::test]
 async fn an_answer_is_signed_with_its_question() {
     let (url, asked) = serve_answer(StatusCode::OK, COMPLETION.to_owned()).await;
-    let agent = agent_outside(&with_upstream(&url));
+    let agent = agent_outside(&with_upstream(&url)).await;
     let (status, answer) = ask(&agent, "POST", "/api/v1/prompt", PRINTED_PROMPT).await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{answer}");
     set(&agent, 1, "openrouter_api_key", "sk-1").await;
@@ -287,7 +288,7 @@ async fn an_answer_is_signed_with_its_question() {
 async fn without_tools_there_is_no_word_of_them_and_a_choice_is_passed_on() {
     let completion = json!({"choices": [{"message": {"content": "hi"}}]}).to_string();
     let (url, asked) = serve_answer(StatusCode::OK, completion).await;
-    let agent = agent_outside(&with_upstream(&url).replace("key = \"openrouter_api_key\"\n", ""));
+    let agent = agent_outside(&with_upstream(&url).replace("key = \"openrouter_api_key\"\n", "")).await;
     let plain = json!({"messages": [{"role": "user", "content": "hi"}], "model": "m"}).to_string();
     let (status, answer) = ask(&agent, "POST", "/api/v1/prompt", plain).await;
     assert_eq!((status, &answer["response"]), (StatusCode::OK, &json!({"content": "hi", "tool_calls": []})));
@@ -315,13 +316,13 @@ async fn what_an_upstream_does_wrong_is_a_502_and_a_bad_prompt_a_400() {
         (StatusCode::FOUND, ""),
     ] {
         let (url, _) = serve_answer(status, answer.to_owned()).await;
-        let agent = agent_outside(&with_upstream(&url));
+        let agent = agent_outside(&with_upstream(&url)).await;
         set(&agent, 1, "openrouter_api_key", "sk-1").await;
         let (status, answer) = ask(&agent, "POST", "/api/v1/prompt", prompt).await;
         assert_eq!(status, StatusCode::BAD_GATEWAY, "{answer}");
         assert!(!answer.to_string().contains("sk-1"), "{answer}");
     }
-    let agent = agent_outside(&with_upstream("http://127.0.0.1:1/"));
+    let agent = agent_outside(&with_upstream("http://127.0.0.1:1/")).await;
     for bad in [
         r#"{"messages":[]}"#,
         r#"{"messages":"x"}"#,
@@ -359,7 +360,7 @@ fn expected(nonce: u64, fee: Fee) -> Transaction {
 #[tokio::test]
 async fn payments_are_completed_signed_and_broadcast() {
     let (url, chain) = Chain::serve(84532).await;
-    let agent = agent_outside(&with_node(&url));
+    let agent = agent_outside(&with_node(&url)).await;
     set(&agent, 1, "secret_token", "t").await;
     let (status, answer) = ask(&agent, "POST", "/api/v1/sign-transaction", payment(&url).to_string()).await;
     assert_eq!(status, StatusCode::OK, "{answer}");
@@ -402,7 +403,7 @@ async fn payments_are_completed_signed_and_broadcast() {
 #[tokio::test]
 async fn payments_at_the_same_time_have_numbers_of_their_own() {
     let (url, chain) = Chain::serve(84532).await;
-    let agent = agent_outside(&with_node(&url));
+    let agent = agent_outside(&with_node(&url)).await;
     set(&agent, 1, "secret_token", "t").await;
     let requests: Vec<_> = (0..4)
         .map(|_| {
@@ -421,7 +422,7 @@ async fn payments_at_the_same_time_have_numbers_of_their_own() {
 #[tokio::test]
 async fn payments_outside_the_measured_limits_are_refused() {
     let (url, chain) = Chain::serve(84532).await;
-    let agent = agent_outside(&with_node(&url));
+    let agent = agent_outside(&with_node(&url)).await;
     let refused = async |request: &Value, expected: StatusCode, reason: &str| {
         let (status, answer) = ask(&agent, "POST", "/api/v1/sign-transaction", request.to_string()).await;
         assert_eq!(status, expected, "{answer}");
@@ -471,7 +472,7 @@ async fn payments_outside_the_measured_limits_are_refused() {
 #[tokio::test]
 async fn a_node_of_another_chain_or_without_help_is_a_502() {
     let (url, chain) = Chain::serve(1).await;
-    let agent = agent_outside(&with_node(&url));
+    let agent = agent_outside(&with_node(&url)).await;
     set(&agent, 1, "secret_token", "t").await;
     let (status, answer) = ask(&agent, "POST", "/api/v1/sign-transaction", payment(&url).to_string()).await;
     assert_eq!(status, StatusCode::BAD_GATEWAY, "{answer}");
@@ -480,7 +481,7 @@ async fn a_node_of_another_chain_or_without_help_is_a_502() {
 
     let (url, chain) = Chain::serve(84532).await;
     chain.refuse("insufficient funds");
-    let agent = agent_outside(&with_node(&url));
+    let agent = agent_outside(&with_node(&url)).await;
     set(&agent, 1, "secret_token", "t").await;
     let (status, answer) = ask(&agent, "POST", "/api/v1/sign-transaction", payment(&url).to_string()).await;
     assert_eq!(status, StatusCode::BAD_GATEWAY);
@@ -488,11 +489,65 @@ async fn a_node_of_another_chain_or_without_help_is_a_502() {
 }
 
 #[tokio::test]
+async fn what_the_agent_did_is_in_its_log_and_the_log_is_attested() {
+    let dir = tempfile::tempdir().unwrap();
+    let api = dir.path().join("api.sock");
+    let roots = serve_enclave(dir.path(), &api).await;
+    let (upstream, _) = serve_answer(StatusCode::OK, COMPLETION.to_owned()).await;
+    let (node, _) = Chain::serve(84532).await;
+    let config = with_upstream(&upstream).replace("https://sepolia.base.org", &node);
+    let agent = agent(&config, &api).await;
+    set(&agent, 1, "openrouter_api_key", "sk-1").await;
+    set(&agent, 2, "secret_token", "t").await;
+    assert_eq!(ask(&agent, "POST", "/api/v1/prompt", PRINTED_PROMPT).await.0, StatusCode::OK);
+    let (status, paid) = ask(&agent, "POST", "/api/v1/sign-transaction", payment(&node).to_string()).await;
+    assert_eq!(status, StatusCode::OK);
+
+    let (status, shown) = ask(
+        &agent,
+        "POST",
+        &format!("/tee/logs?nonce={NONCE}"),
+        r#"{"query":{"agentId":"robot_sensory_forest"}}"#,
+    )
+    .await;
+    assert_eq!(status, StatusCode::OK, "{shown}");
+    let rows: Vec<tee_log::Row> = serde_json::from_value(shown["logs"]["data"].clone()).unwrap();
+    let mut verifier = tee_log::Verifier::default();
+    rows.iter().for_each(|row| verifier.push(&tee_log::SignedEntry::try_from(row).unwrap()).unwrap());
+    let kinds: Vec<_> = rows.iter().map(|row| row.r#type.trim_start_matches("Action:")).collect();
+    assert_eq!(kinds, ["tee-log:opened", "SET_VARIABLES", "SET_VARIABLES", "PROMPT", "SIGN_TRANSACTION"]);
+    assert_eq!(rows[1].content, r#"{"names":["openrouter_api_key"],"number":1}"#);
+    assert!(rows[4].content.contains(paid["transaction_hash"].as_str().unwrap()), "{}", rows[4].content);
+
+    // The answer is attested for this nonce, and the log's key when it was made.
+    let life = verifier.lives()[0];
+    let attested = |document: &str, data: Vec<u8>, nonce: Option<&[u8]>| {
+        let document = STANDARD.decode(document).unwrap();
+        let at = UnixTime::from_millis(Document::decode(&document).unwrap().timestamp_ms);
+        let verified = verify(&document, &roots, at).unwrap();
+        let Statement::Application { data: said, .. } =
+            Statement::decode(verified.user_data().unwrap()).unwrap()
+        else {
+            panic!("a document for an application")
+        };
+        assert_eq!(said, ApplicationData::new(data).unwrap());
+        assert_eq!((verified.nonce(), verified.public_key()), (nonce, Some(&life.key.0[..])));
+    };
+    let page: tee_log::Page = serde_json::from_value(shown["logs"].clone()).unwrap();
+    let json = serde_json::to_string(&page).unwrap();
+    let document = shown["attestation"].as_str().unwrap();
+    attested(document, tee_log::reply_statement(&json), Some(&hex::decode(NONCE).unwrap()));
+    let (_, agents) = ask(&agent, "GET", "/tee/agents", "").await;
+    let document = agents["agents"][0]["attestation"].as_str().unwrap();
+    attested(document, tee_log::key_statement(&life.opened), None);
+}
+
+#[tokio::test]
 async fn connections_are_served_until_the_end_is_asked_for() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (end, ended) = tokio::sync::oneshot::channel::<()>();
-    let served = tokio::spawn(tee_agent::serve::serve(listener, agent_outside(CONFIG), async {
+    let served = tokio::spawn(tee_agent::serve::serve(listener, agent_outside(CONFIG).await, async {
         let _ = ended.await;
     }));
     let answer = tokio::task::spawn_blocking(move || {

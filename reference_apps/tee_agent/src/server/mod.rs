@@ -20,12 +20,14 @@ use axum::{
 };
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::json;
+use tee_log::rest;
 
 pub use self::about::KEY_STATEMENT;
 use crate::{
     config::Config,
     eth::AgentKey,
     evidence::Evidence,
+    log::{Attester, Log},
     outside::Outside,
     spending::Spent,
     variables::{Authority, Variables},
@@ -46,13 +48,14 @@ pub struct Agent {
     spent: Mutex<Spent>,
     /// Held from a transaction's number to its broadcast, so that no two get the same.
     signing: tokio::sync::Mutex<()>,
-    evidence: Box<dyn Evidence>,
+    evidence: Arc<dyn Evidence>,
     outside: Outside,
+    log: Log,
 }
 
 impl Agent {
-    /// An agent with this key, held to this configuration.
-    pub fn new(config: Config, key: AgentKey, evidence: Box<dyn Evidence>) -> Self {
+    /// An agent with this key, held to this configuration, that writes down what it does.
+    pub fn new(config: Config, key: AgentKey, evidence: Arc<dyn Evidence>, log: Log) -> Self {
         let authority = Authority {
             tee_name: config.tee_name.clone(),
             agent: key.address(),
@@ -64,6 +67,7 @@ impl Agent {
             spent: Mutex::default(),
             signing: tokio::sync::Mutex::default(),
             evidence,
+            log,
             outside: Outside::default(),
             config,
             key,
@@ -75,12 +79,19 @@ impl Agent {
         self.variables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn record(&self, room: &str, user: &str, kind: &str, content: &serde_json::Value) -> Result<(), Failure> {
+        self.log.record(room, user, kind, content).map_err(|error| {
+            tracing::error!(error = &error as &dyn std::error::Error, "not written down");
+            Failure::new(StatusCode::SERVICE_UNAVAILABLE, format!("not written down, so not done: {error}"))
+        })
+    }
+
     fn spent(&self) -> MutexGuard<'_, Spent> {
         self.spent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The agent's paths.
+/// The agent's paths, and its log's.
 pub fn router(agent: Agent) -> Router {
     let both = |router: Router<Arc<Agent>>, name: &str, methods: MethodRouter<Arc<Agent>>| {
         // Clients of the first deployments write two slashes.
@@ -93,12 +104,14 @@ pub fn router(agent: Agent) -> Router {
     router = both(router, "variables", get(variables::read).post(variables::update));
     router = both(router, "prompt", post(prompt::prompt));
     router = both(router, "sign-transaction", post(transaction::sign));
+    let log = rest::router(agent.log.shared(), Arc::new(Attester(agent.evidence.clone())));
     router
         .fallback(async || Failure::new(StatusCode::NOT_FOUND, "no such path"))
         .method_not_allowed_fallback(async || {
             Failure::new(StatusCode::METHOD_NOT_ALLOWED, "not by this method")
         })
         .with_state(Arc::new(agent))
+        .merge(log)
 }
 
 /// A request that was refused or failed: a status, and `{"error": TEXT}`.

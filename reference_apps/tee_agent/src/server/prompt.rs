@@ -2,12 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
+use aws_lc_rs::digest;
 use axum::{
     extract::State,
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
+use serde_json::json;
 
 use super::{Agent, Body, Failure};
 use crate::{config::Upstream, json::Json, outside::OutsideError};
@@ -81,7 +83,7 @@ async fn answer(agent: &Agent, body: &Body) -> Result<String, Failure> {
     let response = response(&said).ok_or_else(|| {
         Failure::new(StatusCode::BAD_GATEWAY, "the upstream's answer is not a chat completion")
     })?;
-    Ok(signed(agent, prompt, response))
+    signed(agent, prompt, response)
 }
 
 fn check(prompt: &Prompt, upstream: &Upstream) -> Result<(), Failure> {
@@ -136,7 +138,7 @@ fn response(said: &str) -> Option<Json> {
 }
 
 /// The text that is signed, with the signature and itself as further members.
-fn signed(agent: &Agent, prompt: Prompt, response: Json) -> String {
+fn signed(agent: &Agent, prompt: Prompt, response: Json) -> Result<String, Failure> {
     let text = object([
         ("model", Json::String(prompt.model)),
         ("response", response),
@@ -146,6 +148,9 @@ fn signed(agent: &Agent, prompt: Prompt, response: Json) -> String {
     ])
     .to_string();
     let signature = agent.key.sign_message(text.as_bytes());
+    let digest = hex::encode(digest::digest(&digest::SHA256, text.as_bytes()));
+    let record = json!({"sha256": digest, "signature": signature.to_string()});
+    agent.record("prompt", "", "Action:PROMPT", &record)?;
     let open = text.strip_suffix('}').expect("an object ends with a brace");
-    format!("{open},\"signature\":\"{signature}\",\"signed_response\":{}}}", Json::from(&*text))
+    Ok(format!("{open},\"signature\":\"{signature}\",\"signed_response\":{}}}", Json::from(&*text)))
 }

@@ -101,6 +101,14 @@ async fn signed(agent: &Agent, body: &Body) -> Result<SignedTransaction, Failure
         hash = hex::encode(signed.hash),
         "signed a transaction"
     );
+    let record = json!({
+        "chainId": transaction.chain_id,
+        "nonce": transaction.nonce,
+        "to": transaction.to.map(|to| to.to_string()),
+        "value": transaction.value.to_string(),
+        "hash": format!("0x{}", hex::encode(signed.hash)),
+    });
+    agent.record("sign-transaction", "", "Action:SIGN_TRANSACTION", &record)?;
     if request.broadcast {
         node.send(&signed).await?;
     }

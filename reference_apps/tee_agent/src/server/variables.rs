@@ -108,13 +108,20 @@ fn update_sound(agent: &Agent, number: u64, signature: &str, items: Vec<RawItem>
         Ok(items) => items,
         Err(failure) => return failure.into_response(),
     };
-    match agent.variables().update(&agent.authority, number, &items, &signature) {
-        Ok(()) => {
-            tracing::info!(number, count = items.len(), "the operator set variables");
-            Json(json!({"result": DONE, "number": number})).into_response()
-        }
-        Err(error) => Failure::new(status(&error), error).into_response(),
+    let mut variables = agent.variables();
+    // Taken only if it is written down.
+    let mut next = variables.clone();
+    if let Err(error) = next.update(&agent.authority, number, &items, &signature) {
+        return Failure::new(status(&error), error).into_response();
     }
+    let names: Vec<&str> = items.iter().map(|item| &*item.name).collect();
+    let record = json!({"names": names, "number": number});
+    if let Err(failure) = agent.record("variables", "operator", "Action:SET_VARIABLES", &record) {
+        return failure.into_response();
+    }
+    *variables = next;
+    tracing::info!(number, count = items.len(), "the operator set variables");
+    Json(json!({"result": DONE, "number": number})).into_response()
 }
 
 /// Answers are strings here, as clients of this form expect; the statuses tell what they mean.
@@ -131,9 +138,16 @@ fn update_legacy(agent: &Agent, items: Vec<RawItem>) -> Response {
             Err(failure) => return failure.into_response(),
         }
     }
-    let result = agent.variables().update_legacy(&agent.authority, &signed);
-    let mut response = match result {
+    let mut variables = agent.variables();
+    let mut next = variables.clone();
+    let mut response = match next.update_legacy(&agent.authority, &signed) {
         Ok(()) => {
+            let names: Vec<&str> = signed.iter().map(|(item, _)| &*item.name).collect();
+            let record = json!({"names": names, "legacy": true});
+            if let Err(failure) = agent.record("variables", "operator", "Action:SET_VARIABLES", &record) {
+                return failure.into_response();
+            }
+            *variables = next;
             tracing::warn!(count = signed.len(), "the operator set variables with legacy signatures");
             Json(DONE).into_response()
         }

@@ -20,6 +20,7 @@ use tee_agent::{
     config::Config,
     eth::{AgentKey, keccak256},
     evidence::Enclave,
+    log::Log,
     server::{Agent, router},
 };
 use tokio::net::TcpListener;
@@ -38,13 +39,16 @@ pub(crate) fn operator_key() -> AgentKey {
 }
 
 /// An agent with this configuration, and the application API at `api`.
-pub(crate) fn agent(config: &str, api: &Path) -> Router {
-    router(Agent::new(Config::parse(config).unwrap(), agent_key(), Box::new(Enclave::at(api))))
+pub(crate) async fn agent(config: &str, api: &Path) -> Router {
+    let config = Config::parse(config).unwrap();
+    let enclave = Arc::new(Enclave::at(api));
+    let log = Log::open(&config.tee_name, &*enclave).await.unwrap();
+    router(Agent::new(config, agent_key(), enclave, log))
 }
 
 /// The same without an enclave.
-pub(crate) fn agent_outside(config: &str) -> Router {
-    agent(config, Path::new("/nowhere/api.sock"))
+pub(crate) async fn agent_outside(config: &str) -> Router {
+    agent(config, Path::new("/nowhere/api.sock")).await
 }
 
 /// Asks the agent; the answer's JSON, or its text where it is none.
