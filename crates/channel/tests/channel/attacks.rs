@@ -82,8 +82,12 @@ async fn a_recorded_document_is_refused() {
 async fn a_document_of_another_kind_is_refused() {
     let enclave = Enclave::new(1, None);
     let why = turned_away(&enclave, |challenge| {
-        let server =
-            Statement::Server { tls_key: challenge.exporter, application_key: None, control_head: None, ledger: None };
+        let server = Statement::Server {
+            tls_key: challenge.exporter,
+            application_key: None,
+            control_head: None,
+            ledger: None,
+        };
         enclave.document(&challenge.nonce, &server)
     })
     .await;
@@ -91,7 +95,8 @@ async fn a_document_of_another_kind_is_refused() {
     // An application cannot pass for the framework, even if it names the connection.
     let why = turned_away(&enclave, |challenge| {
         let data = ApplicationData::new(challenge.application_data()).unwrap();
-        enclave.document(&challenge.nonce, &Statement::Application { application_key: None, data, ledger: None })
+        enclave
+            .document(&challenge.nonce, &Statement::Application { application_key: None, data, ledger: None })
     })
     .await;
     assert!(matches!(only(why), Why::BindingKind { found: "application", .. }));
@@ -102,7 +107,8 @@ async fn an_applications_channel_is_appraised_as_one() {
     let enclave = Enclave::new(1, None);
     let gate = Pretender(|challenge: Challenge| {
         let data = ApplicationData::new(challenge.application_data()).unwrap();
-        enclave.document(&challenge.nonce, &Statement::Application { application_key: None, data, ledger: None })
+        enclave
+            .document(&challenge.nonce, &Statement::Application { application_key: None, data, ledger: None })
     });
     let (near, far) = pair();
     let client = connect(near, ClientConfig::default(), |evidence| {
