@@ -1,7 +1,7 @@
 //! A ledger in a file: appends that are durable when they return, and proofs at any checkpoint that was handed out lately.
 //!
 //! One process has a ledger open, with any number of threads. Appends that wait at the same time share one commit. Payloads
-//! and entries are in the file (redb), the map and the upper part of the log's tree in memory: about 115 bytes a
+//! and entries are in the file (redb), the map and the upper part of the log's tree in memory: about 130 bytes a
 //! subject and 8 an entry. Nothing is acknowledged before it is on the disk, and what is in memory is what is there: after an
 //! error of the disk the ledger refuses to append until it is opened again.
 //!
