@@ -183,7 +183,10 @@ fn without_the_right_it_is_said() {
     fs::create_dir(dir.path().join("app")).unwrap();
     // A copy where anybody may run it, whatever the modes above the place it was built in.
     let program = dir.path().join("fs-monitor");
-    fs::copy(PROGRAM, &program).unwrap();
+    // Made by another process: what this one writes, processes that other tests start at that moment have open too, and
+    // what is open for writing cannot be run.
+    let copied = Command::new("cp").arg(PROGRAM).arg(&program).status().unwrap();
+    assert!(copied.success());
     let command = |enforce: &str| {
         let mut command = Command::new(&program);
         command.args(["run", "--roots", "/app", "--enforce", enforce, "--base"]).arg(dir.path());
