@@ -53,14 +53,14 @@ async fn random_bytes_are_as_many_as_asked_for_and_never_too_many() {
 async fn it_is_ready_when_the_module_answers() {
     let enclave = Enclave::start().await;
     assert_eq!(ask(&enclave, "/readyz").await.status, 200);
-    let broken = Enclave::start_on_module(Refusing, Limits::default()).await;
+    let broken = Enclave::start_on_module(Refusing, crate::enclave::patient()).await;
     assert_eq!(ask(&broken, "/readyz").await.refusal(), (500, "nsm_failed".to_owned()));
     assert_eq!(ask(&broken, "/healthz").await.status, 200);
 }
 
 #[tokio::test]
 async fn what_costs_is_bounded_and_documents_go_on() {
-    let limits = Limits { budget: 640, budget_per_second: 0, ..Limits::default() };
+    let limits = Limits { budget: 640, budget_per_second: 0, ..crate::enclave::patient() };
     let enclave = Enclave::start_with(limits).await;
     for _ in 0..2 {
         assert_eq!(ask(&enclave, "/v1/pcrs").await.status, 200);

@@ -8,7 +8,6 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http_body_util::Full;
 use hyper::Request;
-use ra_web_srv::Limits;
 use serde_json::{Value, json};
 
 use crate::client::{Answer, ask, connect, get};
@@ -178,7 +177,7 @@ async fn pcr18_is_the_applications_until_it_is_locked() {
 
 #[tokio::test]
 async fn what_is_appended_goes_to_the_applications_stream_and_no_other() {
-    let (enclave, ledger) = Enclave::start_with_ledger(Limits::default()).await;
+    let (enclave, ledger) = Enclave::start_with_ledger(crate::enclave::patient()).await;
     let closed = call(&enclave, "POST", "/v1/ledger/stream/log", "entry").await;
     assert_eq!(closed.refusal(), (503, "ledger_unavailable".to_owned()));
     let _serving = ledger.serve();
@@ -210,7 +209,7 @@ async fn what_is_appended_goes_to_the_applications_stream_and_no_other() {
 
 #[tokio::test]
 async fn the_applications_documents_state_the_ledger_whatever_it_says() {
-    let (enclave, ledger) = Enclave::start_with_ledger(Limits::default()).await;
+    let (enclave, ledger) = Enclave::start_with_ledger(crate::enclave::patient()).await;
     assert_eq!(post(&enclave, "{}").await.refusal(), (503, "ledger_unavailable".to_owned()));
     let _serving = ledger.serve();
     let verified = enclave.verify(&attest(&enclave, json!({"data": "aGk="})).await);

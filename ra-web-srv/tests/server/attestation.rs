@@ -95,7 +95,8 @@ async fn shortest_and_longest_nonce_are_served() {
 
 #[tokio::test]
 async fn a_hundred_requests_at_once_each_get_their_own_nonce() {
-    let enclave = Enclave::start_with(ra_web_srv::Limits { nsm_queue: 100, ..Default::default() }).await;
+    let enclave =
+        Enclave::start_with(ra_web_srv::Limits { nsm_queue: 100, ..crate::enclave::patient() }).await;
     let mut senders = Vec::new();
     for _ in 0..10 {
         senders.push(http2_sender(&enclave.tcp).await);

@@ -56,7 +56,7 @@ fn check(enclave: &Enclave, nonce: &[u8], answer: &Answer) -> Option<NoncePath> 
 
 #[tokio::test]
 async fn all_who_waited_share_one_document_each_with_a_path_of_its_own() {
-    let (enclave, module) = Enclave::start_gated(Limits::default()).await;
+    let (enclave, module) = Enclave::start_gated(crate::enclave::patient()).await;
     let first = tokio::spawn(verifier(enclave.tcp.clone(), 1000, true));
     until(|| module.asked() == 1).await;
     let mut others = JoinSet::new();
@@ -82,7 +82,7 @@ async fn all_who_waited_share_one_document_each_with_a_path_of_its_own() {
 /// Scripts that save the message and compare its nonce were there before batches, and stay right.
 #[tokio::test]
 async fn whoever_reads_no_path_never_shares() {
-    let (enclave, module) = Enclave::start_gated(Limits::default()).await;
+    let (enclave, module) = Enclave::start_gated(crate::enclave::patient()).await;
     let first = tokio::spawn(verifier(enclave.tcp.clone(), 1000, false));
     until(|| module.asked() == 1).await;
     let (mut alone, mut sharing) = (JoinSet::new(), JoinSet::new());
@@ -108,7 +108,7 @@ async fn whoever_reads_no_path_never_shares() {
 
 #[tokio::test]
 async fn one_more_than_may_wait_is_a_503_at_once() {
-    let limits = Limits { shared_nonces: 2, ..Limits::default() };
+    let limits = Limits { shared_nonces: 2, ..crate::enclave::patient() };
     let (enclave, module) = Enclave::start_gated(limits).await;
     let mut asked = JoinSet::new();
     asked.spawn(verifier(enclave.tcp.clone(), 0, true));
@@ -128,7 +128,7 @@ async fn one_more_than_may_wait_is_a_503_at_once() {
 #[tokio::test]
 async fn what_fails_fails_for_all_who_share_it() {
     let module = Held::default();
-    let limits = Limits { nsm_answer: Duration::from_millis(200), ..Limits::default() };
+    let limits = Limits { nsm_answer: Duration::from_millis(200), ..crate::enclave::patient() };
     let enclave = Enclave::start_on_module(module.clone(), limits).await;
     let mut asked = JoinSet::new();
     for number in 0..5 {

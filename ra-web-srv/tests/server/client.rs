@@ -20,7 +20,7 @@ use transport::{Addr, Stream};
 use x509_cert::der::{Decode, Encode};
 
 /// Everything a test waits for comes within this time, or the test fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One answer, read whole.
 #[derive(Debug)]

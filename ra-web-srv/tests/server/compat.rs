@@ -11,7 +11,6 @@ use axum::extract::{RawQuery, State};
 use axum::routing::get as on_get;
 use http_body_util::Full;
 use hyper::Request;
-use ra_web_srv::Limits;
 use serde_json::{Value, json};
 use tokio::net::UnixListener;
 use tokio::task::JoinHandle;
@@ -55,7 +54,7 @@ async fn file_proof(State(ledger): State<Arc<Ledger>>, RawQuery(query): RawQuery
 }
 
 async fn start() -> (Enclave, JoinHandle<()>) {
-    let (enclave, fake) = Enclave::start_with_ledger(Limits::default()).await;
+    let (enclave, fake) = Enclave::start_with_ledger(crate::enclave::patient()).await;
     let ledger = Arc::new(ledger(enclave.dir.path()));
     let listener = UnixListener::bind(&fake.socket).unwrap();
     let router = Router::new()

@@ -117,7 +117,7 @@ async fn four_hundred_who_say_nothing_keep_nobody_waiting() {
     let more = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let raised = rustix::process::Rlimit { current: more.maximum, ..more };
     rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
-    let limits = Limits { handshake: Duration::from_secs(3600), ..Limits::default() };
+    let limits = Limits { handshake: Duration::from_secs(3600), ..crate::enclave::patient() };
     let enclave = Enclave::start_with(limits).await;
     let mut silent = Vec::new();
     for _ in 0..400 {

@@ -35,7 +35,7 @@ pub(crate) struct Enclave {
 
 impl Enclave {
     pub(crate) async fn start() -> Self {
-        Self::start_with(Limits::default()).await
+        Self::start_with(patient()).await
     }
 
     pub(crate) async fn start_with(limits: Limits) -> Self {
@@ -156,6 +156,11 @@ fn simulated(dir: &Path) -> (SimulatedNsm, String) {
     let pcrs: Vec<_> = (0..3_u8).map(|n| (PcrIndex::new(n).unwrap(), [n + 1; 48])).collect();
     let module = SimulatedNsm::new(&root, "i-0123456789abcdef0-enc0123456789abcdef", &pcrs).unwrap();
     (module, root.root_pem().to_owned())
+}
+
+/// Limits on time that a machine that is busy, and does in a test what a crowd does, does not meet by itself.
+pub(crate) fn patient() -> Limits {
+    Limits { handshake: PATIENCE, nsm_answer: PATIENCE, request: PATIENCE, ..Limits::default() }
 }
 
 /// The statement a server with the TLS key `tls_key` makes.

@@ -42,7 +42,7 @@ async fn attestation(addr: Addr) -> Answer {
 
 #[tokio::test]
 async fn a_failing_module_is_a_500_and_the_server_lives() {
-    let enclave = Enclave::start_on_module(Refusing, Limits::default()).await;
+    let enclave = Enclave::start_on_module(Refusing, crate::enclave::patient()).await;
     for _ in 0..2 {
         let (answer, _) = get(&enclave.tcp, ATTESTATION, None).await;
         assert_eq!(answer.refusal(), (500, "nsm_failed".to_owned()));
@@ -57,7 +57,7 @@ async fn a_failing_module_is_a_500_and_the_server_lives() {
 async fn a_full_queue_is_a_503_at_once_and_the_rest_are_served() {
     let module = Held::default();
     let enclave =
-        Enclave::start_on_module(module.clone(), Limits { nsm_queue: 2, ..Limits::default() }).await;
+        Enclave::start_on_module(module.clone(), Limits { nsm_queue: 2, ..crate::enclave::patient() }).await;
     let mut asked = JoinSet::new();
     asked.spawn(attestation(enclave.tcp.clone()));
     until(|| module.asked() == 1).await;
@@ -78,7 +78,7 @@ async fn a_full_queue_is_a_503_at_once_and_the_rest_are_served() {
 async fn a_crowd_outside_does_not_keep_the_application_out() {
     let module = Held::default();
     let enclave =
-        Enclave::start_on_module(module.clone(), Limits { nsm_queue: 1, ..Limits::default() }).await;
+        Enclave::start_on_module(module.clone(), Limits { nsm_queue: 1, ..crate::enclave::patient() }).await;
     let mut crowd = JoinSet::new();
     for _ in 0..3 {
         crowd.spawn(attestation(enclave.tcp.clone()));
@@ -96,7 +96,8 @@ async fn a_crowd_outside_does_not_keep_the_application_out() {
 async fn whoever_gave_up_waiting_costs_the_module_nothing() {
     let module = Held::default();
     let enclave =
-        Enclave::start_on_module(module.clone(), Limits { nsm_answer: ENOUGH, ..Limits::default() }).await;
+        Enclave::start_on_module(module.clone(), Limits { nsm_answer: ENOUGH, ..crate::enclave::patient() })
+            .await;
     let first = tokio::spawn(attestation(enclave.tcp.clone()));
     until(|| module.asked() == 1).await;
     let second = attestation(enclave.tcp.clone()).await;
@@ -111,7 +112,7 @@ async fn whoever_gave_up_waiting_costs_the_module_nothing() {
 
 #[tokio::test]
 async fn a_silent_peer_is_dropped_before_the_handshake() {
-    let enclave = Enclave::start_with(Limits { handshake: ENOUGH, ..Limits::default() }).await;
+    let enclave = Enclave::start_with(Limits { handshake: ENOUGH, ..crate::enclave::patient() }).await;
     // Nothing at all, and the first bytes of a ClientHello record.
     let (mut mute, mut slow) = (connect(&enclave.tcp).await, connect(&enclave.tcp).await);
     slow.write_all(b"\x16\x03\x01\x02\x00\x01").await.unwrap();
@@ -124,14 +125,14 @@ async fn a_silent_peer_is_dropped_before_the_handshake() {
 #[tokio::test]
 async fn a_silent_peer_gives_its_slot_back() {
     let enclave =
-        Enclave::start_with(Limits { connections: 1, handshake: ENOUGH, ..Limits::default() }).await;
+        Enclave::start_with(Limits { connections: 1, handshake: ENOUGH, ..crate::enclave::patient() }).await;
     let _silent = connect(&enclave.tcp).await;
     assert!(is_alive(&enclave.tcp).await);
 }
 
 #[tokio::test]
 async fn a_request_head_that_does_not_end_is_dropped() {
-    let enclave = Enclave::start_with(Limits { header_read: SHORT, ..Limits::default() }).await;
+    let enclave = Enclave::start_with(Limits { header_read: SHORT, ..crate::enclave::patient() }).await;
     for beginning in [&b""[..], b"GET /healthz HTTP/1.1\r\nhost: x\r\n"] {
         let mut stream = tls(&enclave, b"http/1.1").await;
         stream.write_all(beginning).await.unwrap();
@@ -142,7 +143,7 @@ async fn a_request_head_that_does_not_end_is_dropped() {
 
 #[tokio::test]
 async fn a_connection_ends_when_its_lifetime_does() {
-    let limits = Limits { connection_lifetime: ENOUGH, drain: SHORT, ..Limits::default() };
+    let limits = Limits { connection_lifetime: ENOUGH, drain: SHORT, ..crate::enclave::patient() };
     let enclave = Enclave::start_with(limits).await;
     // HTTP/2 has no time limit of its own for a client that never sends its preface.
     let ends = async |protocol| read_to_end(&mut tls(&enclave, protocol).await).await;
@@ -189,7 +190,7 @@ async fn a_body_sent_to_a_path_that_reads_none_is_not_waited_for() {
 
 #[tokio::test]
 async fn a_body_that_does_not_come_is_a_408() {
-    let enclave = Enclave::start_with(Limits { request: SHORT, ..Limits::default() }).await;
+    let enclave = Enclave::start_with(Limits { request: SHORT, ..crate::enclave::patient() }).await;
     let mut stream = connect(&enclave.api).await;
     stream.write_all(b"POST /v1/attest HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n{").await.unwrap();
     let answer = read_to_end(&mut stream).await;
@@ -212,7 +213,7 @@ async fn plain_http_on_the_tls_port_ends_cleanly() {
 #[tokio::test]
 async fn stopping_finishes_the_request_in_progress_and_leaves_no_socket() {
     let module = Held::default();
-    let limits = Limits { drain: PATIENCE, ..Limits::default() };
+    let limits = Limits { drain: PATIENCE, ..crate::enclave::patient() };
     let enclave = Enclave::start_on_module(module.clone(), limits).await;
     let (tcp, api) = (enclave.tcp.clone(), enclave.api.clone());
     let in_progress = tokio::spawn(attestation(tcp.clone()));
@@ -235,7 +236,7 @@ async fn stopping_finishes_the_request_in_progress_and_leaves_no_socket() {
 async fn stopping_cuts_a_request_that_does_not_end() {
     let module = Held::default();
     let enclave =
-        Enclave::start_on_module(module.clone(), Limits { drain: SHORT, ..Limits::default() }).await;
+        Enclave::start_on_module(module.clone(), Limits { drain: SHORT, ..crate::enclave::patient() }).await;
     let mut stream = tls(&enclave, b"http/1.1").await;
     stream.write_all(format!("GET {ATTESTATION} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
     until(|| module.asked() == 1).await;
@@ -256,7 +257,7 @@ async fn a_second_server_at_the_same_address_does_not_start() {
 /// What a module answers is not taken for what it should be.
 #[tokio::test]
 async fn a_module_that_answers_something_else_is_a_500() {
-    let enclave = Enclave::start_on_module(Confused, Limits::default()).await;
+    let enclave = Enclave::start_on_module(Confused, crate::enclave::patient()).await;
     for path in [ATTESTATION, "/v1/pcrs", "/v1/nsm", "/v1/random", "/readyz", "/nsm_desc", "/rng_seq"] {
         let (answer, _) = get(&enclave.tcp, path, None).await;
         assert_eq!(answer.refusal(), (500, "nsm_failed".to_owned()), "{path}");
@@ -269,7 +270,7 @@ async fn a_module_that_answers_something_else_is_a_500() {
 async fn a_document_that_is_none_convinces_nobody() {
     let module = Held::default();
     module.release();
-    let enclave = Enclave::start_on_module(module, Limits::default()).await;
+    let enclave = Enclave::start_on_module(module, crate::enclave::patient()).await;
     let (answer, _) = get(&enclave.tcp, ATTESTATION, None).await;
     assert_eq!((answer.status.as_u16(), &answer.body[..]), (200, &b"document"[..]));
     attestation::Document::decode(&answer.body).unwrap_err();
@@ -278,7 +279,7 @@ async fn a_document_that_is_none_convinces_nobody() {
 #[tokio::test]
 async fn a_module_that_hangs_keeps_nothing_else_from_being_answered() {
     let module = Held::default();
-    let enclave = Enclave::start_on_module(module.clone(), Limits::default()).await;
+    let enclave = Enclave::start_on_module(module.clone(), crate::enclave::patient()).await;
     let waiting = tokio::spawn(attestation(enclave.tcp.clone()));
     until(|| module.asked() == 1).await;
     for path in ["/healthz", "/v1/manifest", "/metrics", "/openapi.json", "/"] {

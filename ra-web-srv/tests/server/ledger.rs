@@ -12,7 +12,6 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use ra_web_srv::Limits;
 use tokio::net::UnixListener;
 use tokio::task::JoinHandle;
 
@@ -99,7 +98,7 @@ pub(crate) fn stated() -> binding::Ledger {
 }
 
 async fn start() -> (Enclave, FakeLedger, JoinHandle<()>) {
-    let (enclave, ledger) = Enclave::start_with_ledger(Limits::default()).await;
+    let (enclave, ledger) = Enclave::start_with_ledger(crate::enclave::patient()).await;
     let serving = ledger.serve();
     (enclave, ledger, serving)
 }
@@ -121,7 +120,7 @@ async fn every_document_states_the_ledger_as_it_is() {
 /// A statement without the ledger would say that there is none.
 #[tokio::test]
 async fn without_the_ledgers_answer_there_is_no_document_until_it_is_back() {
-    let (enclave, ledger) = Enclave::start_with_ledger(Limits::default()).await;
+    let (enclave, ledger) = Enclave::start_with_ledger(crate::enclave::patient()).await;
     let attestation = format!("/v1/attestation?nonce={NONCE}");
     for path in [&attestation, "/v1/ledger/checkpoint", "/readyz", &format!("/v1/bundle?nonce={NONCE}")] {
         let answer = ask(&enclave, path).await;
@@ -262,7 +261,7 @@ async fn a_bundle_has_the_answer_to_the_whole_question() {
 
 #[tokio::test]
 async fn a_bundle_can_be_one_of_a_batch() {
-    let (enclave, module) = Enclave::start_gated(Limits::default()).await;
+    let (enclave, module) = Enclave::start_gated(crate::enclave::patient()).await;
     let spawn = |number: u64| {
         let (addr, path) = (enclave.tcp.clone(), format!("/v1/bundle?nonce={number:016x}"));
         tokio::spawn(async move { get(&addr, &path, None).await.0 })

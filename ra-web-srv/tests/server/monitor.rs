@@ -10,7 +10,6 @@ use ::ledger::{Algorithm, Anchor, Baseline, Checkpoint, FileNow, Hash, State, St
 use clap::Parser;
 use http_body_util::Full;
 use hyper::Request;
-use ra_web_srv::Limits;
 use serde_json::Value;
 
 use crate::client::{PATIENCE, ask, connect, get};
@@ -73,7 +72,7 @@ fn sha3(anchor: &Anchor, path: &str, proof: &[u8]) -> Option<Vec<u8>> {
 
 #[tokio::test]
 async fn a_bundle_proves_what_the_monitor_saw() {
-    let (enclave, fake) = Enclave::start_with_ledger(Limits::default()).await;
+    let (enclave, fake) = Enclave::start_with_ledger(crate::enclave::patient()).await;
     let base = enclave.dir.path();
     fs::create_dir(base.join("app")).unwrap();
     fs::write(base.join("app/model c++"), "weights").unwrap();
@@ -111,7 +110,7 @@ async fn a_bundle_proves_what_the_monitor_saw() {
 
 #[tokio::test]
 async fn what_the_monitor_shows_the_world_is_shown() {
-    let (enclave, fake) = Enclave::start_with_ledger(Limits::default()).await;
+    let (enclave, fake) = Enclave::start_with_ledger(crate::enclave::patient()).await;
     let base = enclave.dir.path();
     fs::create_dir(base.join("app")).unwrap();
     fs::write(base.join("app/a"), "a").unwrap();
