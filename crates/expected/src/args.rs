@@ -99,6 +99,8 @@ pub struct Expected {
     pub allow_debug: bool,
     /// The measured manifest, byte for byte, where an image was given.
     pub manifest: Option<Vec<u8>>,
+    /// SHA-384 of the measured manifest, where stored values have it in place of PCR16.
+    pub manifest_sha384: Option<Pcr>,
 }
 
 /// Why it cannot be said what is expected.
@@ -161,19 +163,24 @@ impl ExpectedArgs {
         if self.any_image && sources {
             return Err(ExpectedError::AnyImage);
         }
-        let (mut values, manifest) = self.files()?;
+        let Files { mut values, manifest, manifest_sha384 } = self.files()?;
         values.extend(registers);
         let reference_values = match self.any_image {
             true => ReferenceValues::AnyImage,
             false => ReferenceValues::Pcrs(values),
         };
-        Ok(Expected { roots: self.roots()?, reference_values, allow_debug: self.allow_debug, manifest })
+        let roots = self.roots()?;
+        Ok(Expected { roots, reference_values, allow_debug: self.allow_debug, manifest, manifest_sha384 })
     }
 
-    /// The registers of image and stored values, which have to agree, and the image's manifest.
-    fn files(&self) -> Result<(Registers, Option<Vec<u8>>), ExpectedError> {
-        let stored = self.reference.as_deref().map(stored).transpose()?.unwrap_or_default();
-        let Some(path) = &self.image else { return Ok((stored, None)) };
+    /// What image and stored values say, which has to agree.
+    fn files(&self) -> Result<Files, ExpectedError> {
+        let stored = self.reference.as_deref().map(stored).transpose()?;
+        let manifest_sha384 = stored.as_ref().and_then(|stored| stored.manifest_sha384);
+        let stored = stored.map(|stored| stored.registers).unwrap_or_default();
+        let Some(path) = &self.image else {
+            return Ok(Files { values: stored, manifest: None, manifest_sha384 });
+        };
         let measured = MeasuredImage::open(path).map_err(|error| failed("--image", path)(error.into()))?;
         let mut values = measured.registers;
         for (index, reference) in stored {
@@ -182,7 +189,7 @@ impl ExpectedArgs {
                 return Err(ExpectedError::Disagree { index, image, reference });
             }
         }
-        Ok((values, Some(measured.manifest)))
+        Ok(Files { values, manifest: Some(measured.manifest), manifest_sha384 })
     }
 
     /// Registers given one by one, in either spelling.
@@ -202,17 +209,24 @@ impl ExpectedArgs {
     }
 }
 
+/// What files say is expected.
+struct Files {
+    values: Registers,
+    manifest: Option<Vec<u8>>,
+    manifest_sha384: Option<Pcr>,
+}
+
 fn register(index: &str, value: &str) -> Result<(PcrIndex, Pcr), ExpectedError> {
     let number = index.parse::<u8>().ok().and_then(|index| PcrIndex::new(index).ok());
     let wrong = || ExpectedError::Register(format!("{index}={value}"));
     Ok((number.ok_or_else(wrong)?, value.parse().map_err(|_| wrong())?))
 }
 
-fn stored(path: &Path) -> Result<Registers, ExpectedError> {
+fn stored(path: &Path) -> Result<Reference, ExpectedError> {
     let failed = failed("--reference", path);
     // One byte more than allowed, which the decoder then refuses by name.
     let bytes = read(path, MAX_REFERENCE_BYTES as u64 + 1).map_err(&failed)?;
-    Ok(Reference::decode(&bytes).map_err(|error| failed(error.into()))?.registers)
+    Reference::decode(&bytes).map_err(|error| failed(error.into()))
 }
 
 fn read(path: &Path, limit: u64) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>> {

@@ -18,6 +18,8 @@ const VERSION: u64 = 1;
 pub struct Reference {
     /// The registers.
     pub registers: Registers,
+    /// SHA-384 of the measured manifest, of an image whose PCR16 cannot be known before it boots.
+    pub manifest_sha384: Option<Pcr>,
 }
 
 /// Why bytes are no reference values.
@@ -42,6 +44,9 @@ pub enum ReferenceError {
     /// A register that does not exist.
     #[error("names a register that does not exist")]
     Index(#[from] PcrIndexError),
+    /// A digest of the manifest that is none.
+    #[error("`manifest_sha384`")]
+    Manifest(#[source] ParseHexError),
     /// A register's value that is none.
     #[error("PCR{index}")]
     Value {
@@ -57,6 +62,8 @@ struct Form<'a> {
     version: u64,
     #[serde(borrow)]
     pcrs: BTreeMap<u64, Cow<'a, str>>,
+    #[serde(borrow)]
+    manifest_sha384: Option<Cow<'a, str>>,
 }
 
 impl Reference {
@@ -68,7 +75,7 @@ impl Reference {
         if bytes.len() > MAX_REFERENCE_BYTES {
             return Err(ReferenceError::TooLong { found: bytes.len() });
         }
-        let Form { version, pcrs } = serde_json::from_slice(bytes)?;
+        let Form { version, pcrs, manifest_sha384 } = serde_json::from_slice(bytes)?;
         if version != VERSION {
             return Err(ReferenceError::Version { found: version });
         }
@@ -77,7 +84,8 @@ impl Reference {
             let value: Pcr = text.parse().map_err(|source| ReferenceError::Value { index, source })?;
             registers.insert(PcrIndex::try_from(index)?, value);
         }
-        Ok(Self { registers })
+        let manifest = manifest_sha384.map(|text| text.parse()).transpose();
+        Ok(Self { registers, manifest_sha384: manifest.map_err(ReferenceError::Manifest)? })
     }
 }
 
@@ -99,7 +107,14 @@ mod tests {
         let read = |text: &str| Reference::decode(text.as_bytes());
         let reference = read(&format!(r#"{{"version":1,"pcrs":{{"0":"{value}"}},"later":[1]}}"#)).unwrap();
         assert_eq!(reference.registers[&PcrIndex::IMAGE], Pcr([0xab; 48]));
+        assert_eq!(reference.manifest_sha384, None);
+        let monitored = format!(r#"{{"version":1,"pcrs":{{"0":"{value}"}},"manifest_sha384":"{value}"}}"#);
+        assert_eq!(read(&monitored).unwrap().manifest_sha384, Some(Pcr([0xab; 48])));
         let refused = |text: &str| read(text).unwrap_err();
+        assert!(matches!(
+            refused(r#"{"version":1,"pcrs":{},"manifest_sha384":"ab"}"#),
+            ReferenceError::Manifest(_)
+        ));
         assert!(matches!(refused(r#"{"version":2,"pcrs":{}}"#), ReferenceError::Version { found: 2 }));
         assert!(matches!(
             refused(&format!(r#"{{"version":1,"pcrs":{{"32":"{value}"}}}}"#)),

@@ -1,7 +1,7 @@
 //! Judges evidence: the steps of `docs/spec/attestation.md`, each with a row of the verdict. Reads no file and no clock.
 
 use attestation::{
-    Appraisal, BindingPolicy, Check, ControlPolicy, ControlState, Document, PcrIndex, Policy,
+    Appraisal, BindingPolicy, Check, ControlPolicy, ControlState, Document, Pcr, PcrIndex, Policy,
     ReferenceValues, Refused, Roots, Subject, TrustedRoot, UnixTime, Verified, VerifyError, appraise,
     binding::Statement, bundle::Bundle, framework_pcr, verify,
 };
@@ -175,6 +175,11 @@ impl Judge<'_> {
         let manifest = self.question.expected.manifest.clone().or(shown)?;
         let baseline =
             self.bundle().and_then(|bundle| bundle.baseline.as_ref()).map(|baseline| baseline.0.clone());
+        let digest = Pcr(sha384(&manifest));
+        if let Some(wanted) = self.question.expected.manifest_sha384.filter(|wanted| *wanted != digest) {
+            self.verdict.fail(CHECK, format!("SHA-384 {wanted}"), digest.to_string());
+            return None;
+        }
         let watched = has_monitor(&manifest);
         if watched && baseline.is_none() {
             let found = "no baseline of the files, which is in PCR16 too";
@@ -283,6 +288,11 @@ impl Judge<'_> {
         }
     }
 }
+fn sha384(bytes: &[u8]) -> [u8; 48] {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA384, bytes);
+    digest.as_ref().try_into().expect("SHA-384 has 48 bytes")
+}
+
 /// A check as a row. The key of a bundle is what the enclave says it is, and nobody's connection.
 fn row(check: Check, is_bundle: bool) -> Finding {
     let stated = is_bundle && check.subject == Subject::TlsKey;

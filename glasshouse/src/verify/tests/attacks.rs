@@ -103,6 +103,17 @@ fn another_manifest_and_another_baseline_are_not_in_the_measurement() {
     assert!(with(&changed).contains("measured manifest: expected PCR16"));
 }
 
+/// Stored values of an image with a monitor have the manifest's digest in place of PCR16.
+#[test]
+fn the_manifest_is_the_one_that_stored_values_name() {
+    let scene = Scene::booted();
+    let with = |digest| verdict(&scene, |_, question| question.expected.manifest_sha384 = Some(digest));
+    let manifest = scene.bundle(&Questions::default()).manifest.unwrap().0;
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA384, &manifest);
+    assert!(with(attestation::Pcr(digest.as_ref().try_into().unwrap())).verified);
+    assert!(refused(&with(attestation::Pcr([1; 48]))).contains("measured manifest: expected SHA-384"));
+}
+
 /// Without the proof of growth a host could show a ledger that was begun anew.
 #[test]
 fn a_ledger_that_does_not_begin_with_what_was_measured_is_refused() {

@@ -220,6 +220,7 @@ impl Scene {
             reference_values: ReferenceValues::Pcrs(pcrs),
             allow_debug: false,
             manifest: None,
+            manifest_sha384: None,
         };
         Question { expected, policy: None, control: ControlPolicy::Unchecked, ledger }
     }

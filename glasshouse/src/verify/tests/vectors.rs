@@ -63,6 +63,7 @@ fn question(asked: &Value, root: &str) -> Question {
         reference_values: ReferenceValues::Pcrs(pcrs.collect()),
         allow_debug: false,
         manifest: None,
+        manifest_sha384: None,
     };
     Question { expected, policy: None, control, ledger }
 }
