@@ -128,8 +128,7 @@ impl RunArgs {
         let Some(path) = &self.manifest else { return Ok(self.given()) };
         let bytes = read(path, MAX_MANIFEST_BYTES)?;
         let mut monitor = Measured::from_canonical_json(&bytes)?.monitor.ok_or(RunError::NoMonitor)?;
-        // Sockets of the framework, and secrets that operators gave.
-        monitor.ignore.push("/run/glasshouse/".to_owned());
+        monitor.ignore.extend(manifest::NEVER_WATCHED.map(|path| format!("{path}/")));
         Ok(monitor)
     }
 

@@ -30,7 +30,7 @@ pub use measured::{
     Attestation, DEFAULT_STOP_TIMEOUT_S, MEASURED_VERSION, Measured, MeasuredError, Readiness, Restart,
     Service,
 };
-pub use monitor::{DEFAULT_SWEEP_S, Denied, DigestKind, Enforce, Monitor};
+pub use monitor::{DEFAULT_SWEEP_S, Denied, DigestKind, Enforce, Monitor, NEVER_WATCHED};
 pub use publish::Publish;
 pub use reference::{ImageReference, ImageVersion, ReferenceError};
 pub use secret::is_secret_name;

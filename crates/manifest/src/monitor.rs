@@ -14,6 +14,10 @@ use crate::{
 /// Seconds from one look at every file to the next, unless the manifest says otherwise.
 pub const DEFAULT_SWEEP_S: u32 = 600;
 
+/// Directories that are never watched, whatever the roots: views of the kernel's state, and the framework's own sockets and the
+/// secrets of services. Ascending.
+pub const NEVER_WATCHED: [&str; 4] = ["/dev/pts", "/proc", "/run/glasshouse", "/sys"];
+
 /// Most roots of one image.
 const MAX_ROOTS: usize = 64;
 /// Most patterns, and most entries of the deny list.

@@ -19,6 +19,12 @@ pub(super) fn watched(manifest: Option<&Measured>, path: &Name) -> Result<(), St
     if !roots.iter().any(within) {
         return Err(format!("it is below none of the watched: {}", roots.join(", ")));
     }
+    let never = |place: &&&str| {
+        path.0.strip_prefix(place.as_bytes()).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+    };
+    if let Some(place) = manifest::NEVER_WATCHED.iter().find(never) {
+        return Err(format!("{place} is never watched"));
+    }
     let mut builder = GitignoreBuilder::new("/");
     for line in ignore {
         builder.add_line(None, line).map_err(|error| error.to_string())?;
@@ -62,5 +68,13 @@ mod tests {
         is(&some, "/app/keep.log").unwrap();
         is(&some, "/app/x.logs").unwrap();
         assert!(watched(None, &Name(b"/app".to_vec())).is_err());
+        let mut all = plain;
+        all.monitor.as_mut().unwrap().roots = vec!["/".to_owned()];
+        for path in ["/proc", "/proc/1", "/sys/x", "/run/glasshouse/secrets/app", "/dev/pts/0"] {
+            assert!(is(&all, path).unwrap_err().contains("never watched"), "{path}");
+        }
+        for path in ["/process", "/run/glasshouse-x", "/dev/shm/x"] {
+            is(&all, path).unwrap();
+        }
     }
 }
