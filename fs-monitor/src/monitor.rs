@@ -1,6 +1,6 @@
 //! Keeps the ledger true: a first walk, then every change that the kernel tells of, and from time to time a look at everything.
 //!
-//! Four kinds of threads. One reads notifications and marks paths ([`crate::queue`]). Some take marked paths and find out what
+//! Four kinds of threads. One reads notifications and marks paths (`queue`). Some take marked paths and find out what
 //! is there. One writes what they found into the ledger, as many at a time as have come while it wrote the last. One walks
 //! directories that came, and everything when it is time or notifications were lost.
 //!

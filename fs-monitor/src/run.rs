@@ -36,7 +36,7 @@ const MAX_BASELINE_BYTES: u64 = 1024;
 /// What to watch, and where to keep what was found.
 #[derive(Debug, Clone, clap::Args)]
 pub struct RunArgs {
-    /// The measured manifest, the [monitor] of which says what is watched
+    /// The measured manifest, whose `monitor` says what is watched
     #[arg(long, value_name = "FILE", conflicts_with_all = ["roots", "ignore", "digest", "sweep", "enforce", "deny"])]
     pub manifest: Option<PathBuf>,
     /// What is watched, an absolute path below --base; may be given more than once
