@@ -289,9 +289,9 @@ fn a_shell_is_like_a_local_one_and_leaves_the_terminal_as_it_was() {
     let shown = until(&mut terminal, "/dev/pts/");
     assert!(shown.contains("begin=xterm\r\n30 90\r\n"), "{shown:?}");
     // Ctrl-C is for what runs inside. The line before it is echoed once, by the terminal inside.
-    terminal.write_all(b"echo wait''ing; sleep 1000\r").unwrap();
+    // What waits says so itself: before it is in the foreground, an interrupt is the shell's.
+    terminal.write_all(b"sh -c 'echo wait\"\"ing; exec sleep 1000'\r").unwrap();
     until(&mut terminal, "waiting");
-    std::thread::sleep(Duration::from_millis(200));
     terminal.write_all(&[3]).unwrap();
     terminal.write_all(b"\recho alive=yes''yes\r").unwrap();
     until(&mut terminal, "alive=yesyes");
