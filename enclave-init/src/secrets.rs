@@ -6,11 +6,16 @@
 
 use std::{
     ffi::OsString,
-    fs::{self, DirBuilder, OpenOptions, Permissions},
+    fs::{self, DirBuilder, File, OpenOptions, Permissions},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, fchown},
+    },
     path::{Path, PathBuf},
 };
+
+use rustix::fs::{Mode, OFlags};
 
 use crate::{private::SecretState, services::Unit, supervisor::UnitId};
 
@@ -109,11 +114,11 @@ impl Secrets {
 
 impl Wanting {
     fn write(&self, directory: &Path, name: &str, value: &[u8]) -> io::Result<()> {
-        make_directory(directory, 0o711)?;
-        let own = directory.join(&self.service);
+        let directory = open_directory(directory, 0o711)?;
         // The service can read and list, and neither it nor who shares its user can change anything.
-        make_directory(&own, 0o750)?;
-        chown(&own, None, Some(self.gid))?;
+        let own = open_directory(&held(&directory).join(&self.service), 0o750)?;
+        fchown(&own, None, Some(self.gid))?;
+        let own = held(&own);
         let partial = own.join(PARTIAL);
         match fs::remove_file(&partial) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -130,16 +135,27 @@ impl Wanting {
     fn write_new(&self, path: &Path, value: &[u8]) -> io::Result<()> {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o400).open(path)?;
         file.write_all(value)?;
-        chown(path, Some(self.uid), Some(self.gid))
+        fchown(&file, Some(self.uid), Some(self.gid))
     }
 }
 
-fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
+/// Makes the directory if it is not there, and opens it; a link in its place is refused. A service that runs as root can
+/// change what lies above, and its links mean something else to init than within its own root.
+fn open_directory(path: &Path, mode: u32) -> io::Result<File> {
     match DirBuilder::new().mode(mode).create(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        // The mode above is subject to the umask.
-        _ => fs::set_permissions(path, Permissions::from_mode(mode)),
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
     }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    // The mode above is subject to the umask.
+    directory.set_permissions(Permissions::from_mode(mode))?;
+    Ok(directory)
+}
+
+/// A path to an open directory, whatever becomes of its name.
+fn held(directory: &File) -> PathBuf {
+    format!("/proc/self/fd/{}", directory.as_raw_fd()).into()
 }
 
 #[cfg(test)]
@@ -186,6 +202,20 @@ mod tests {
         let own = dir.path().join("secrets/db");
         assert_eq!(fs::read(own.join("token")).unwrap(), b"2");
         assert_eq!(fs::read_dir(own).unwrap().count(), 1, "nothing else is left");
+    }
+
+    /// A service that runs as root could otherwise have init write wherever its link leads outside its root.
+    #[test]
+    fn a_link_in_the_place_of_a_directory_is_refused() {
+        let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let link = dir.path().join("secrets");
+        std::os::unix::fs::symlink(elsewhere.path(), &link).unwrap();
+        assert!(matches!(secrets(dir.path()).give("token", b"x"), Err(GiveError::Io(_))));
+        fs::remove_file(&link).unwrap();
+        fs::create_dir(&link).unwrap();
+        std::os::unix::fs::symlink(elsewhere.path(), link.join("db")).unwrap();
+        assert!(matches!(secrets(dir.path()).give("token", b"x"), Err(GiveError::Io(_))));
+        assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0);
     }
 
     /// A name that came from outside is never a path.
