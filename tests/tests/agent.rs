@@ -26,6 +26,8 @@ name = "openrouter_api_key"
 [[variable]]
 name = "motto"
 public = true
+[log]
+file = "/var/lib/tee_agent/log"
 [upstream]
 url = "http://model.test/chat"
 model = "scripted"
@@ -130,6 +132,15 @@ ask evil http://127.0.0.1:7047/api/v1/sign-transaction --data '{
    "transaction": { "to": "0x86693CbE3f2581DF512635823F46f0d593D96dbA", "value": 3 },
    "rpc_url": "http://evil.test:8545"
 }'
+# Killed, and started again by its enclave, with another key and the same log.
+ask before http://127.0.0.1:7047/api/v1/config
+tee_agent verify $agent --reference agent.eif.json --root root.pem --log >log.before
+echo 'kill -9 $(cat /pid)' >/dev/tcp/127.0.0.1/8080
+for _ in $(seq 600); do
+    curl -sS --max-time 60 http://127.0.0.1:7047/api/v1/config >after && ! cmp -s before after && break
+    sleep 0.1
+done
+tee_agent verify $agent --reference agent.eif.json --root root.pem --log >log.after
 "$1" logs agent
 "$1" stop agent
 "#;
@@ -146,9 +157,12 @@ fn is_root() -> bool {
 /// Builds the agent's image, runs it beside the servers, and uses it.
 fn use_agent(bed: &Bed) -> Output {
     let env = serde_json::to_string(CONFIG).unwrap();
+    // A shell on a port kills the agent from inside.
+    let shell = "busybox nc -ll -p 8080 -e /bin/sh & echo $$ >/pid; exec /tee_agent";
     let manifest = format!(
-        "name = \"agent\"\nimage.rootfs = \"rootfs\"\nresources.memory_mib = 256\npublish = [{{ port = 7047 }}]\n\
-         [app]\ncommand = [\"/tee_agent\"]\nready = \"tcp:7047\"\nenv = {{ TEE_AGENT_CONFIG = {env} }}\n\
+        "name = \"agent\"\nimage.rootfs = \"rootfs\"\nresources.memory_mib = 256\n\
+         publish = [{{ port = 7047 }}, {{ port = 8080 }}]\n[monitor]\nroots = [\"/tee_agent\"]\n\
+         [app]\ncommand = [\"/bin/sh\", \"-c\", \"{shell}\"]\nready = \"tcp:7047\"\nrestart = \"on-failure\"\nenv = {{ TEE_AGENT_CONFIG = {env} }}\n\
          [egress]\nallow = [\"model.test:80\", \"node.test:8545\"]\n"
     );
     let dir = bed.manifest("agent", &manifest);
@@ -164,7 +178,15 @@ fn use_agent(bed: &Bed) -> Output {
     fs::write(bed.path("other.json"), other.to_string()).unwrap();
 
     let mut args = bed.run_args(&image);
-    args.extend(["--detach", "--name", "agent", "--publish", "127.0.0.1:7047:7047"]);
+    args.extend([
+        "--detach",
+        "--name",
+        "agent",
+        "--publish",
+        "127.0.0.1:7047:7047",
+        "--publish",
+        "127.0.0.1:8080:8080",
+    ]);
     let inner = bed.command(&args);
     let mut command = Command::new("unshare");
     command
@@ -249,6 +271,13 @@ fn an_operator_an_auditor_and_users_get_what_they_came_for(bed: &Bed) {
     };
     assert_eq!(sender(&payment, &answer("payment")), agent);
     assert_eq!(answer("transfer")["transaction_hash"].as_str().unwrap().len(), 66);
+
+    // The log: six entries, then one of the next start, which took it over; and the ledger remembers.
+    let first = "log of 6 entries, 1 starts, of which 0 ended without a last entry\nthe ledger remembers it up to entry";
+    assert!(saved("log.before").contains(first), "{}", saved("log.before"));
+    let then = "log of 7 entries, 2 starts, of which 1 ended without a last entry\nthe ledger remembers it up to entry";
+    assert!(saved("log.after").contains(then), "{}", saved("log.after"));
+    assert_ne!(answer("after")["tee_public_key"], agent);
 
     // The way out leads where the measured manifest says, and not where it does not.
     let asked: Vec<Value> = saved("asked").lines().map(|line| serde_json::from_str(line).unwrap()).collect();

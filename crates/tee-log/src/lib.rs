@@ -4,11 +4,12 @@
 //! program started. So a verifier finds out what was altered, dropped or put elsewhere. Format: `docs/spec/tee-log.md`.
 //!
 //! [`Entry`] and [`Verifier`] know no IO, clock or storage. [`TeeLog`](store::TeeLog) (feature `store`) keeps entries, [`rest`] (feature
-//! `rest`) shows them. What it does not do: keep the host from putting an older file in place of a newer one. Who remembers a
-//! [`Position`] finds that out.
+//! `rest`) shows them. What it does not do: keep anybody from putting an older log in place of a newer one. Who remembers a
+//! [`Position`] finds that out, and so does the enclave's ledger, where an [`Anchor`] was written into it.
 
 #![forbid(unsafe_code)]
 
+mod anchor;
 mod entry;
 mod json;
 mod key;
@@ -21,6 +22,7 @@ mod verify;
 use std::{future::Future, pin::Pin};
 
 pub use self::{
+    anchor::{Anchor, AnchorError, anchors},
     entry::{
         CLOSED, Entry, EntryError, MAX_CONTENT_BYTES, MAX_NAME_BYTES, OPENED, Position, RESERVED, SignedEntry,
     },

@@ -2,9 +2,11 @@
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing, clippy::arithmetic_side_effects))]
 
+use std::collections::VecDeque;
+
 use aws_lc_rs::digest::{self, SHA256};
 
-use crate::{CLOSED, OPENED, Position, PublicKey, SignedEntry};
+use crate::{Anchor, CLOSED, OPENED, Position, PublicKey, SignedEntry};
 
 /// Begins the application data of a document about a key.
 const KEY_TAG: &[u8] = b"tee-log key v1";
@@ -16,6 +18,8 @@ const REPLY_TAG: &[u8] = b"tee-log reply v1";
 pub struct Verifier {
     position: Position,
     lives: Vec<Life>,
+    /// Those that are not reached yet.
+    anchors: VecDeque<Anchor>,
 }
 
 /// One start of the program that keeps the log.
@@ -59,6 +63,20 @@ pub enum Broken {
         /// Its number.
         sequence: u64,
     },
+    /// The ledger remembers another entry than is shown: there were two logs.
+    #[error("entry {sequence} is not the one that the ledger remembers")]
+    Forked {
+        /// Its number.
+        sequence: u64,
+    },
+    /// The ledger remembers entries that are not shown: the log was put back.
+    #[error("the log ends with {found} entries, and the ledger remembers {expected}")]
+    RolledBack {
+        /// How many there are.
+        found: u64,
+        /// How many there were.
+        expected: u64,
+    },
     /// The chain ends elsewhere than somebody remembers.
     #[error("the log ends before entry {expected}, or with other entries")]
     End {
@@ -68,6 +86,11 @@ pub enum Broken {
 }
 
 impl Verifier {
+    /// A verifier who knows what was written into the ledger, in its order ([`crate::anchors`]).
+    pub fn with_anchors(anchors: Vec<Anchor>) -> Self {
+        Self { anchors: anchors.into(), ..Self::default() }
+    }
+
     /// Takes the next entry.
     ///
     /// # Errors
@@ -84,17 +107,42 @@ impl Verifier {
         if !signed.is_signed() {
             return Err(Broken::Signature { sequence });
         }
-        if entry.kind == OPENED {
-            if self.lives.iter().any(|life| life.key == entry.key) {
-                return Err(Broken::Key { sequence });
-            }
-            self.lives.push(Life { key: entry.key, opened: entry.after, closed: false });
+        let opening = entry.kind == OPENED;
+        let may_sign = match opening {
+            true => self.lives.iter().all(|life| life.key != entry.key),
+            false => self.lives.last().is_some_and(|life| life.key == entry.key && !life.closed),
+        };
+        if !may_sign {
+            return Err(Broken::Key { sequence });
         }
-        let life = self.lives.last_mut().filter(|life| life.key == entry.key && !life.closed);
-        let life = life.ok_or(Broken::Key { sequence })?;
-        life.closed = entry.kind == CLOSED;
-        self.position = signed.position();
+        let position = signed.position();
+        let anchor = self.anchors.front().filter(|anchor| anchor.position.sequence <= position.sequence);
+        if let Some(anchor) = anchor {
+            if *anchor != (Anchor { position, key: entry.key }) {
+                return Err(Broken::Forked { sequence });
+            }
+            self.anchors.pop_front();
+        }
+        if opening {
+            self.lives.push(Life { key: entry.key, opened: entry.after, closed: false });
+        } else if let Some(life) = self.lives.last_mut() {
+            life.closed = entry.kind == CLOSED;
+        }
+        self.position = position;
         Ok(())
+    }
+
+    /// Whether everything that the ledger remembers was shown.
+    ///
+    /// # Errors
+    /// [`Broken::RolledBack`].
+    pub fn shows_all_anchored(&self) -> Result<(), Broken> {
+        match self.anchors.back() {
+            None => Ok(()),
+            Some(last) => {
+                Err(Broken::RolledBack { found: self.position.sequence, expected: last.position.sequence })
+            }
+        }
     }
 
     /// Whether what was shown ends where somebody remembers, or has seen attested, that it does.
@@ -226,6 +274,32 @@ mod tests {
         broken(&[(1, OPENED), (1, OPENED)], 1);
         broken(&[(1, OPENED), (2, OPENED), (1, OPENED)], 2);
         broken(&[(1, OPENED), (2, OPENED), (1, "x")], 2);
+    }
+
+    #[test]
+    fn what_the_ledger_remembers_cannot_be_taken_back_even_with_the_key() {
+        let entries = chain(&[(1, OPENED), (1, "x"), (1, "y"), (1, CLOSED), (2, OPENED), (2, "z")]);
+        let anchor =
+            |index: usize| Anchor { position: entries[index].position(), key: entries[index].entry.key };
+        let known = vec![anchor(0), anchor(2), anchor(5)];
+        let verify = |entries: &[SignedEntry]| {
+            let mut verifier = Verifier::with_anchors(known.clone());
+            entries.iter().try_for_each(|entry| verifier.push(entry))?;
+            verifier.shows_all_anchored().map(|()| verifier)
+        };
+        assert_eq!(verify(&entries).unwrap().lives().len(), 2);
+        // Put back, and going on from there.
+        assert_eq!(verify(&entries[..5]).unwrap_err(), Broken::RolledBack { found: 5, expected: 6 });
+        let mut other = entries[..2].to_vec();
+        other.push(next(entries[1].position(), &key(1), "other"));
+        assert_eq!(verify(&other).unwrap_err(), Broken::Forked { sequence: 2 });
+        // Begun again, as if nothing had been.
+        assert_eq!(verify(&chain(&[(2, OPENED), (2, "z")])).unwrap_err(), Broken::Forked { sequence: 0 });
+        assert_eq!(verify(&[]).unwrap_err(), Broken::RolledBack { found: 0, expected: 6 });
+        // The same end in the name of another.
+        let mut verifier = Verifier::with_anchors(vec![Anchor { key: key(9).public_key(), ..anchor(0) }]);
+        assert_eq!(verifier.push(&entries[0]), Err(Broken::Forked { sequence: 0 }));
+        assert_eq!(verifier.position(), Position::default());
     }
 
     #[test]

@@ -35,6 +35,18 @@ pub(super) async fn read(
     Ok(passed_on(ledger(&state)?.get(&target).await?))
 }
 
+/// A proof of all that the stream `app/NAME` holds, for the checkpoint of a document that the application was given.
+pub(super) async fn prove(
+    State(state): Shared,
+    Path(name): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    let parameters = Parameters::parse(query.as_deref(), &["at"])?;
+    let at = parameters.number("at", 0..=u64::MAX)?.ok_or(ApiError::ParameterMissing { name: "at" })?;
+    let target = format!("{}/proof?at={at}", stream(&name)?);
+    Ok(passed_on(ledger(&state)?.get_fixed(&target).await?))
+}
+
 pub(super) async fn checkpoint(State(state): Shared) -> Result<Response, ApiError> {
     Ok(passed_on(ledger(&state)?.get("/v1/checkpoint").await?))
 }

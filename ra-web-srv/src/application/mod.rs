@@ -55,6 +55,7 @@ pub(crate) fn router(state: AppState) -> Router {
         .route("/v1/pcr18/lock", post(register::lock))
         .route("/v1/ledger/checkpoint", get(ledger::checkpoint))
         .route("/v1/ledger/stream/{name}", get(ledger::read).post(ledger::append))
+        .route("/v1/ledger/stream/{name}/proof", get(ledger::prove))
         .route("/v1/seal", post(no_key_source))
         .route("/v1/unseal", post(no_key_source))
         .merge(dstack::router())

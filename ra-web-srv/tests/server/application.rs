@@ -186,6 +186,10 @@ async fn what_is_appended_goes_to_the_applications_stream_and_no_other() {
     let read = call(&enclave, "GET", "/v1/ledger/stream/log?from=2&limit=5", "").await;
     assert_eq!(read.json(), json!({"entries": [], "next": 2}));
     assert_eq!(call(&enclave, "GET", "/v1/ledger/checkpoint", "").await.json()["size"], 9);
+    let proof = call(&enclave, "GET", "/v1/ledger/stream/log/proof?at=9", "").await;
+    assert_eq!((proof.status, &proof.body[..]), (200, &b"stream at 9"[..]));
+    let unnamed = call(&enclave, "GET", "/v1/ledger/stream/log/proof", "").await;
+    assert_eq!(unnamed.refusal(), (400, "parameter_missing".to_owned()));
     let longest = call(&enclave, "POST", "/v1/ledger/stream/log", vec![b'x'; 64 << 10]).await;
     assert_eq!(longest.status, 200);
     let asked = ledger.asked.lock().unwrap().len();

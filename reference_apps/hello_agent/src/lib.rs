@@ -1,11 +1,9 @@
 //! A small HTTP service that asks its enclave for an attestation.
 //!
-//! An example to copy from. The service knows nothing of enclaves but one Unix socket, in [`enclave`]; everything
+//! An example to copy from. The service knows nothing of enclaves but one Unix socket, behind [`Enclave`]; everything
 //! else is what any web service has. It decides nothing about trust: whoever receives the document does.
 
 #![forbid(unsafe_code)]
-
-pub mod enclave;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,10 +13,9 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use enclave_api::{Enclave, EnclaveError, Question};
 use serde::Deserialize;
 use serde_json::json;
-
-use crate::enclave::{Enclave, EnclaveError};
 
 /// What the agent says, and what it has bound into its documents. Data of more than 256 bytes would be bound by its
 /// digest.
@@ -69,12 +66,13 @@ async fn attestation(
             );
         }
     };
-    match agent.enclave.attest(&nonce, GREETING.as_bytes()).await {
+    let question = Question { nonce, data: GREETING.into(), ..Question::default() };
+    match agent.enclave.attest(&question).await {
         Ok(document) => {
             tracing::info!("asked the enclave for a document");
             Json(json!({"document": document, "greeting": GREETING})).into_response()
         }
-        Err(EnclaveError::Refused { status, message }) if status.is_client_error() => {
+        Err(EnclaveError::Refused { status, message, .. }) if status.is_client_error() => {
             failure(status, &message)
         }
         Err(error) => {

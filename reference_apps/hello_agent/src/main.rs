@@ -9,7 +9,8 @@ use std::time::Instant;
 
 use anyhow::Context;
 use clap::Parser;
-use hello_agent::{Agent, enclave};
+use enclave_api::{DEFAULT_API, Enclave};
+use hello_agent::Agent;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -24,7 +25,7 @@ struct Args {
     #[arg(long, env = "HELLO_NAME", default_value = "hello-agent")]
     name: String,
     /// Socket of the enclave's application API
-    #[arg(long, env = "GLASSHOUSE_API", default_value = enclave::DEFAULT_API)]
+    #[arg(long, env = "GLASSHOUSE_API", default_value = DEFAULT_API)]
     api: PathBuf,
 }
 
@@ -32,7 +33,7 @@ struct Args {
 async fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt().with_ansi(false).init();
     let args = Args::parse();
-    let agent = Agent { name: args.name, started: Instant::now(), enclave: enclave::Enclave::at(args.api) };
+    let agent = Agent { name: args.name, started: Instant::now(), enclave: Enclave::at(args.api) };
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let listener =
         TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;

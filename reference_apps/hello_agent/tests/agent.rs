@@ -15,7 +15,7 @@ use axum::http::{Request, StatusCode};
 use axum::routing::post;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use hello_agent::enclave::Enclave;
+use enclave_api::Enclave;
 use hello_agent::{Agent, GREETING, router};
 use http_body_util::BodyExt;
 use nsm::PcrIndex;

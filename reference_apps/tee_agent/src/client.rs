@@ -8,7 +8,9 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
-use attestation::{BindingPolicy, Pcr, PcrIndex, Policy, ReferenceValues, Roots, UnixTime, appraise, verify};
+use attestation::{
+    BindingPolicy, Document, Pcr, PcrIndex, Policy, ReferenceValues, Roots, UnixTime, appraise, verify,
+};
 use aws_lc_rs::{digest, rand};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use clap::Args;
@@ -22,10 +24,12 @@ use tee_agent::{
     variables::{Authority, Item, is_valid_name, update_message},
 };
 
+use crate::audit::audit;
+
 /// How long an agent may take for an answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
-/// Longest answer read.
-const MAX_ANSWER_BYTES: u64 = 1 << 20;
+/// Longest answer read: a thousand entries of the log, each as long as it may be.
+const MAX_ANSWER_BYTES: u64 = 256 << 20;
 
 /// Which agent, and by what it is trusted
 #[derive(Args)]
@@ -38,6 +42,16 @@ pub(crate) struct Whom {
     /// The root to trust instead of AWS's, PEM; a development root's evidence is simulated
     #[arg(long, value_name = "FILE")]
     root: Option<PathBuf>,
+}
+
+/// What is verified
+#[derive(Args)]
+pub(crate) struct Verify {
+    #[command(flatten)]
+    whom: Whom,
+    /// Verify the agent's log too, from its first entry to its last, and against the enclave's ledger
+    #[arg(long)]
+    log: bool,
 }
 
 /// What the operator sets
@@ -81,11 +95,12 @@ struct Verified {
 }
 
 /// Verifies an agent, and says whose key it has.
-pub(crate) fn show(whom: &Whom) -> anyhow::Result<String> {
+pub(crate) fn show(Verify { whom, log }: &Verify) -> anyhow::Result<String> {
     let Verified { about, public_key, address, simulated } = whom.verified()?;
+    let log = if *log { format!("\n{}", audit(whom)?) } else { String::new() };
     let simulated = if simulated { " (simulated: under the root you gave, not AWS's)" } else { "" };
     Ok(format!(
-        "VERIFIED {}{simulated}\naddress {}\npublic key 0x{}\nupdates so far up to number {}",
+        "VERIFIED {}{simulated}\naddress {}\npublic key 0x{}\nupdates so far up to number {}{log}",
         about.tee_name,
         address.checksummed(),
         hex::encode(public_key),
@@ -140,35 +155,16 @@ fn value_of(text: &str) -> anyhow::Result<String> {
 }
 
 impl Whom {
-    fn path(&self, path: &str) -> String {
+    pub(crate) fn path(&self, path: &str) -> String {
         format!("{}{path}", self.url.trim_end_matches('/'))
     }
 
     fn verified(&self) -> anyhow::Result<Verified> {
-        let mut nonce = [0; 32];
-        rand::fill(&mut nonce).map_err(|_| anyhow::anyhow!("no random bytes for a nonce"))?;
+        let nonce = draw_nonce()?;
         let about: About = ask(&self.path(&format!("/api/v1/config?nonce={}", hex::encode(nonce))), None)?;
         ensure!(is_valid_tee_name(&about.tee_name), "the agent's name is none");
         let document = about.code_attestation.as_deref().context("the agent shows no attestation")?;
-        let document = STANDARD.decode(document.trim_end()).context("the attestation is not base64")?;
-        let roots = match &self.root {
-            None => Roots::aws(),
-            Some(path) => Roots::custom(&fs::read(path).with_context(|| format!("{}", path.display()))?)?,
-        };
-        let verified =
-            verify(&document, &roots, now()?).context("REFUSED: the attestation is not genuine")?;
-        let policy = Policy {
-            nonce: Some(nonce.to_vec()),
-            binding: BindingPolicy::Application { data: Some(KEY_STATEMENT.into()) },
-            ..Policy::new(self.reference_values()?)
-        };
-        let appraisal = match appraise(&verified, &policy) {
-            Ok(appraisal) => appraisal,
-            Err(refused) => bail!(
-                "REFUSED: {}",
-                refused.refusals.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
-            ),
-        };
+        let (verified, simulated) = self.appraised(document, Some(&nonce), KEY_STATEMENT.into())?;
         let public_key: [u8; 65] = verified
             .public_key()
             .and_then(|key| key.try_into().ok())
@@ -179,7 +175,40 @@ impl Whom {
             about.tee_public_key == address.to_string(),
             "REFUSED: the agent shows another key than is attested"
         );
-        Ok(Verified { about, public_key, address, simulated: appraisal.is_simulated() })
+        Ok(Verified { about, public_key, address, simulated })
+    }
+
+    /// A document of the agent's, for this nonce and with these data, and whether it is simulated. One without a nonce is of whatever time: its
+    /// certificates are judged as of the time that it says.
+    pub(crate) fn appraised(
+        &self,
+        document: &str,
+        nonce: Option<&[u8]>,
+        data: Vec<u8>,
+    ) -> anyhow::Result<(attestation::Verified, bool)> {
+        ensure!(!document.is_empty(), "REFUSED: there is no attestation");
+        let document = STANDARD.decode(document.trim_end()).context("the attestation is not base64")?;
+        let roots = match &self.root {
+            None => Roots::aws(),
+            Some(path) => Roots::custom(&fs::read(path).with_context(|| format!("{}", path.display()))?)?,
+        };
+        let at = match nonce {
+            Some(_) => now()?,
+            None => UnixTime::from_millis(Document::decode(&document)?.timestamp_ms),
+        };
+        let verified = verify(&document, &roots, at).context("REFUSED: the attestation is not genuine")?;
+        let policy = Policy {
+            nonce: nonce.map(<[u8]>::to_vec),
+            binding: BindingPolicy::Application { data: Some(data) },
+            ..Policy::new(self.reference_values()?)
+        };
+        match appraise(&verified, &policy) {
+            Ok(appraisal) => Ok((verified, appraisal.is_simulated())),
+            Err(refused) => bail!(
+                "REFUSED: {}",
+                refused.refusals.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+            ),
+        }
     }
 
     fn reference_values(&self) -> anyhow::Result<ReferenceValues> {
@@ -196,12 +225,19 @@ impl Whom {
     }
 }
 
+/// A challenge that nobody has seen.
+pub(crate) fn draw_nonce() -> anyhow::Result<[u8; 32]> {
+    let mut nonce = [0; 32];
+    rand::fill(&mut nonce).map_err(|_| anyhow::anyhow!("no random bytes for a nonce"))?;
+    Ok(nonce)
+}
+
 fn now() -> anyhow::Result<UnixTime> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).context("this machine's clock")?;
     Ok(UnixTime::from_secs(now.as_secs()))
 }
 
-fn ask<T: DeserializeOwned>(url: &str, body: Option<String>) -> anyhow::Result<T> {
+pub(crate) fn ask<T: DeserializeOwned>(url: &str, body: Option<String>) -> anyhow::Result<T> {
     let config =
         ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(ANSWER_WITHIN));
     let agent: ureq::Agent = config.build().into();

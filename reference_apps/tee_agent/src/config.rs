@@ -1,12 +1,13 @@
 //! What the agent is held to. It lies in the image or in the environment that `glasshouse.toml` gives the program, so it is
 //! measured: who verifies the agent reads its operator, its limits and its upstream from the manifest.
 
-use std::{collections::BTreeMap, fmt::Display, str::FromStr};
+use std::{collections::BTreeMap, fmt::Display, path::PathBuf, str::FromStr};
 
 use serde::{Deserialize, Deserializer, de};
 
 use crate::{
     eth::{Address, Amount, OperatorKey},
+    log::Kept,
     spending::{Chain, Destination, Token},
     variables::{MAX_VALUE_BYTES, Variable, is_valid_name},
 };
@@ -29,6 +30,8 @@ pub struct Config {
     pub legacy_signatures: bool,
     /// Variables that there are, with the values that they start with.
     pub variables: BTreeMap<String, Variable>,
+    /// The log that the next start goes on with; none: it ends with the process.
+    pub log: Option<Kept>,
     /// Who answers prompts; none: nobody.
     pub upstream: Option<Upstream>,
     /// The variable whose value callers of `sign-transaction` have to know; none: there need be no token.
@@ -94,6 +97,7 @@ struct Raw {
     legacy_signatures: bool,
     #[serde(default)]
     variable: Vec<RawVariable>,
+    log: Option<RawLog>,
     upstream: Option<RawUpstream>,
     transactions: Option<RawTransactions>,
 }
@@ -108,6 +112,13 @@ struct RawVariable {
     public: bool,
     #[serde(default)]
     immutable: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawLog {
+    file: PathBuf,
+    key: Option<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -234,6 +245,7 @@ impl Raw {
             operator,
             legacy_signatures: self.legacy_signatures,
             variables,
+            log: self.log.map(RawLog::check).transpose()?,
             upstream: self.upstream.map(RawUpstream::check).transpose()?,
             token_variable,
             chains,
@@ -265,6 +277,19 @@ fn check_url(key: &'static str, url: &str) -> Result<(), ConfigError> {
     match url.strip_prefix("https://").or_else(|| url.strip_prefix("http://")) {
         Some(rest) if !rest.is_empty() && !rest.starts_with('/') => Ok(()),
         _ => Err(value(key, format!("{url:?} is no https:// or http:// URL"))),
+    }
+}
+
+impl RawLog {
+    fn check(self) -> Result<Kept, ConfigError> {
+        let Self { file, key } = self;
+        if !file.is_absolute()
+            || file.file_name().is_none()
+            || key.as_ref().is_some_and(|key| key.is_relative())
+        {
+            return Err(value("log", "`file` and `key` are paths from the root"));
+        }
+        Ok(Kept { file, key })
     }
 }
 
@@ -339,6 +364,10 @@ mod tests {
         assert_eq!(config.tee_name, "robot_sensory_forest");
         assert!(config.variables["motto"].public && !config.variables["openrouter_api_key"].public);
         assert_eq!(config.upstream.unwrap().key_variable.as_deref(), Some("openrouter_api_key"));
+        assert_eq!(config.log, None);
+        let kept = WHOLE.replace("[upstream]", "[log]\nfile = \"/var/lib/agent/log\"\n[upstream]");
+        let kept = Config::parse(&kept).unwrap().log.unwrap();
+        assert_eq!(kept, Kept { file: "/var/lib/agent/log".into(), key: None });
         assert_eq!(config.token_variable.as_deref(), Some("secret_token"));
         let chain = &config.chains[0];
         assert_eq!((chain.id, chain.max_gas), (84532, 500_000));
@@ -360,6 +389,7 @@ mod tests {
             ("id = 84532", "id = 0", "transactions.chain"),
             ("to = [\"any\"]", "to = [\"all\"]", "transactions.chain.token.to"),
             ("max_tokens = 4096", "max_tokens = 0", "upstream"),
+            ("[upstream]", "[log]\nfile = \"log\"\n[upstream]", "log"),
         ] {
             assert!(WHOLE.contains(from), "{from}");
             let error = Config::parse(&WHOLE.replacen(from, to, 1)).unwrap_err();

@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod anchoring;
 pub mod config;
 pub mod eth;
 pub mod evidence;

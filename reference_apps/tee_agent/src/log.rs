@@ -1,23 +1,64 @@
-//! What the agent writes down of itself, for everybody to check: a TEE log (`docs/spec/tee-log.md`), in memory, which ends with the agent's key.
+//! What the agent writes down of itself, for everybody to check: a TEE log (`docs/spec/tee-log.md`).
+//!
+//! It is in memory and ends with the agent, or in a file in the enclave, and then the agent's next start goes on with it. Either way the
+//! [`anchoring`](crate::anchoring) has the enclave's ledger remember it.
 
-use std::{sync::Arc, time::SystemTime};
-
-use tee_log::{
-    Attesting,
-    store::{Deed, Error, Shared, TeeLog},
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
 };
 
-use crate::evidence::{Evidence, EvidenceError, Question};
+use aws_lc_rs::rand;
+use tee_log::{
+    Anchor, Attesting,
+    store::{Deed, Error, Key, Shared, TeeLog},
+};
+use tokio::sync::Notify;
+
+use crate::evidence::{Evidence, Question};
 
 /// Most entries. What is not written down is not done, so an agent that is full does nothing more; without an end the log would take
 /// the enclave's memory.
 const MAX_ENTRIES: u64 = 100_000;
+/// Longest file of a key: digits and a line's end.
+const MAX_KEY_FILE_BYTES: u64 = 68;
+
+/// A log that outlives the agent's process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Its file.
+    pub file: PathBuf,
+    /// A file with the key that it is sealed with, 64 hex digits; none: one beside it, which the first start makes.
+    pub key: Option<PathBuf>,
+}
 
 /// The agent's log.
 #[derive(Clone, Debug)]
 pub struct Log {
     shared: Shared,
     agent_id: String,
+    changed: Arc<Notify>,
+}
+
+/// Why there is no log.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The log itself.
+    #[error(transparent)]
+    Log(#[from] Error),
+    /// A file of it.
+    #[error("{}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
 }
 
 /// The agent's evidence as the log asks for it.
@@ -25,20 +66,30 @@ pub struct Log {
 pub(crate) struct Attester(pub(crate) Arc<dyn Evidence>);
 
 impl Log {
-    /// A fresh log, opened by the agent of this name. Its key is attested, unless there is nobody who attests.
+    /// The log that is kept, or a fresh one, opened by the agent of this name. The key of this start is attested, together with the place
+    /// where it takes the log over, unless there is nobody who attests.
     ///
     /// # Errors
-    /// [`Error`]
-    pub async fn open(agent_id: &str, evidence: &dyn Evidence) -> Result<Self, Error> {
-        let log = TeeLog::in_memory()?;
+    /// [`OpenError`]
+    pub async fn open(
+        agent_id: &str,
+        kept: Option<&Kept>,
+        evidence: &dyn Evidence,
+    ) -> Result<Self, OpenError> {
+        let log = match kept {
+            None => TeeLog::in_memory()?,
+            Some(kept) => TeeLog::open(&kept.file, &kept.key()?)?,
+        };
+        let taken_over = log.position().sequence;
         let public_key = log.public_key().0.to_vec();
         let question = Question { nonce: String::new(), data: log.key_statement(), public_key };
-        let attestation = evidence.attest(question).await.unwrap_or_else(|error: EvidenceError| {
+        let attestation = evidence.attest(question).await.unwrap_or_else(|error| {
             tracing::warn!(error = &error as &dyn std::error::Error, "the log's key is not attested");
             String::new()
         });
         log.register(agent_id, agent_id, attestation, now_ms())?;
-        Ok(Self { shared: Arc::new(log), agent_id: agent_id.to_owned() })
+        tracing::info!(taken_over, "opened the log");
+        Ok(Self { shared: Arc::new(log), agent_id: agent_id.to_owned(), changed: Arc::default() })
     }
 
     /// The log itself.
@@ -46,7 +97,17 @@ impl Log {
         self.shared.clone()
     }
 
-    /// Writes down what was done: durable for this life when it returns.
+    /// What the ledger is to remember of it now.
+    pub fn anchor(&self) -> Anchor {
+        Anchor { position: self.shared.position(), key: self.shared.public_key() }
+    }
+
+    /// Waits for entries that nobody has waited for yet.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Writes down what was done: durable when it returns, as far as the log is.
     ///
     /// # Errors
     /// [`Error`]
@@ -67,7 +128,9 @@ impl Log {
             kind: kind.to_owned(),
             content: content.to_string(),
         };
-        self.shared.append(vec![deed], now_ms()).map(drop)
+        self.shared.append(vec![deed], now_ms())?;
+        self.changed.notify_one();
+        Ok(())
     }
 
     /// Writes down that the agent ends.
@@ -75,7 +138,42 @@ impl Log {
     /// # Errors
     /// [`Error`]
     pub fn close(&self) -> Result<(), Error> {
-        self.shared.close(now_ms())
+        self.shared.close(now_ms())?;
+        self.changed.notify_one();
+        Ok(())
+    }
+}
+
+impl Kept {
+    /// The key that somebody brought, or the one beside the log. The first start makes that, and the folder that both are in.
+    fn key(&self) -> Result<Key, OpenError> {
+        let path = self.key.clone().unwrap_or_else(|| self.file.with_added_extension("key"));
+        let failed = |source| OpenError::File { path: path.clone(), source };
+        if self.key.is_none() {
+            self.make_key(&path).map_err(failed)?;
+        }
+        let mut text = String::new();
+        let file = fs::File::open(&path).map_err(failed)?;
+        file.take(MAX_KEY_FILE_BYTES).read_to_string(&mut text).map_err(failed)?;
+        let mut key = [0; 32];
+        hex::decode_to_slice(text.trim_end(), &mut key)
+            .map_err(|_| failed(io::Error::new(io::ErrorKind::InvalidData, "not a key of 64 hex digits")))?;
+        Ok(Key::new(key))
+    }
+
+    /// Does nothing where there is a log already: another key would not open it.
+    fn make_key(&self, path: &Path) -> io::Result<()> {
+        if self.file.try_exists()? || path.try_exists()? {
+            return Ok(());
+        }
+        if let Some(folder) = self.file.parent() {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        }
+        let mut key = [0; 32];
+        rand::fill(&mut key).map_err(|_| io::Error::other("no random bytes"))?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        writeln!(file, "{}", hex::encode(key))?;
+        file.sync_all()
     }
 }
 

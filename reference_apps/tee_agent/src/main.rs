@@ -3,15 +3,18 @@
 
 #![forbid(unsafe_code)]
 
+mod audit;
 mod client;
+mod keygen;
 
 use std::{io::Write, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use tee_agent::{
+    anchoring::Anchoring,
     config::Config,
-    eth::AgentKey,
+    eth::{AgentKey, OperatorKey},
     evidence::{DEFAULT_API, Enclave},
     log::Log,
     serve::serve,
@@ -20,10 +23,13 @@ use tee_agent::{
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
+    sync::oneshot,
 };
 
 /// The variable of the environment that holds the configuration itself.
 const CONFIG_VARIABLE: &str = "TEE_AGENT_CONFIG";
+/// The operator of the example, whose private key is in the repository (`testdata/everybodys-operator.key`).
+const EVERYBODY: &str = "24653eac434488002cc06bbfb7f10fe18991e35f9fe4302dbea6d2353dc0ab1c119fc5009a032aa9fe47f5e149bb8442f71f884ccb516590686d8ff6ab91c613";
 
 /// An agent with a key of its own
 ///
@@ -40,9 +46,11 @@ struct Args {
 #[derive(Subcommand)]
 enum Command {
     /// Verify a running agent, and show its key
-    Verify(client::Whom),
+    Verify(client::Verify),
     /// Set variables of a running agent, as its operator. It is verified first, and values are sealed to its key
     Set(client::Update),
+    /// Make an operator's key, and print its public half as the configuration wants it
+    Keygen(keygen::Keygen),
 }
 
 #[derive(clap::Args)]
@@ -62,8 +70,9 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let result = match &args.command {
         None => run(args.serve).map(|()| None),
-        Some(Command::Verify(whom)) => client::show(whom).map(Some),
+        Some(Command::Verify(what)) => client::show(what).map(Some),
         Some(Command::Set(update)) => client::set(update).map(Some),
+        Some(Command::Keygen(keygen)) => keygen::make(keygen).map(Some),
     };
     match result {
         Ok(said) => {
@@ -91,6 +100,11 @@ async fn run(args: Serve) -> anyhow::Result<()> {
             .with_context(|| format!("set {CONFIG_VARIABLE}, or give --config FILE"))?,
     };
     let config = Config::parse(&text).context("the configuration")?;
+    if OperatorKey::parse(EVERYBODY).is_ok_and(|everybody| everybody.address() == config.operator.address()) {
+        tracing::warn!(
+            "the operator is the example's, whose key everybody has: `tee_agent keygen` makes another"
+        );
+    }
     let key = AgentKey::generate()?;
     tracing::info!(tee_name = config.tee_name, address = %key.address(), "made a key");
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
@@ -98,13 +112,17 @@ async fn run(args: Serve) -> anyhow::Result<()> {
         TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
     tracing::info!("listening on http://{}", listener.local_addr()?);
     let enclave = Arc::new(Enclave::at(args.api));
-    let log = Log::open(&config.tee_name, &*enclave).await.context("the log")?;
+    let log = Log::open(&config.tee_name, config.log.as_ref(), &*enclave).await.context("the log")?;
+    let (ending, end) = oneshot::channel();
+    let anchoring = tokio::spawn(Anchoring::new(log.clone(), enclave.clone()).run(end));
     let agent = Agent::new(config, key, enclave, log.clone());
     serve(listener, router(agent), async move {
         terminate.recv().await;
     })
     .await;
     log.close().context("the log")?;
+    drop(ending);
+    anchoring.await.context("the log's anchoring")?;
     tracing::info!("stopped");
     Ok(())
 }

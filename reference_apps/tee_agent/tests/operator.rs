@@ -69,6 +69,11 @@ async fn an_operator_verifies_and_sets_and_tells_nothing_to_an_agent_that_is_ref
         hex::encode(agent_key().public_key())
     );
     assert_eq!(text(&shown), expected);
+    let log = run(&["verify", &url, "--reference", &right, "--root", &root, "--log"]).await;
+    let expected = expected
+        + "log of 1 entries, 1 starts, of which 0 ended without a last entry\n\
+           this image keeps no ledger: whether the log was put back, only who remembers its end can tell\n";
+    assert_eq!(text(&log), expected);
 
     for refused in [
         run(&["set", &url, "--reference", &right, "--key", &key, "motto=x"]).await,
@@ -98,6 +103,29 @@ async fn a_configuration_that_is_none_ends_the_start() {
     assert!(text(&missing).contains("/nowhere"), "{}", text(&missing));
 }
 
+#[tokio::test]
+async fn an_operators_key_is_made_once_and_for_its_owner_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("operator.key");
+    let made = run(&["keygen", file.to_str().unwrap()]).await;
+    assert!(made.status.success(), "{}", text(&made));
+    assert_eq!(
+        std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&file).unwrap().permissions()) & 0o777,
+        0o600
+    );
+    let bytes = hex::decode(fs::read_to_string(&file).unwrap().trim_end()).unwrap().try_into().unwrap();
+    let key = tee_agent::eth::AgentKey::from_bytes(&bytes).unwrap();
+    let expected = format!(
+        "operator = \"{}\"\n# address {}\n",
+        hex::encode(&key.public_key()[1..]),
+        key.address().checksummed()
+    );
+    assert_eq!(text(&made), expected);
+    let again = run(&["keygen", file.to_str().unwrap()]).await;
+    assert_eq!(again.status.code(), Some(1));
+    assert_eq!(hex::decode(fs::read_to_string(&file).unwrap().trim_end()).unwrap(), bytes);
+}
+
 #[test]
 fn the_manifest_beside_it_is_one_and_so_is_the_configuration_in_it() {
     let manifest = manifest::Manifest::parse(include_str!("../glasshouse.toml")).unwrap();
@@ -108,7 +136,7 @@ fn the_manifest_beside_it_is_one_and_so_is_the_configuration_in_it() {
     let text = &measured.services.last().unwrap().env["TEE_AGENT_CONFIG"];
     let config = tee_agent::config::Config::parse(text).unwrap();
     assert!(!config.legacy_signatures);
-    let key = include_str!("../example-operator.key").trim();
+    let key = include_str!("../testdata/everybodys-operator.key").trim();
     let key = tee_agent::eth::AgentKey::from_bytes(&hex::decode(key).unwrap().try_into().unwrap()).unwrap();
     assert_eq!(key.address(), config.operator.address());
 }

@@ -11,7 +11,7 @@ use axum::{
 use serde::{Deserialize, Serialize};
 
 use super::{Agent, Failure};
-use crate::evidence::{EvidenceError, Question};
+use crate::evidence::{EnclaveError, Question};
 
 /// The application data of the document about the agent's key.
 pub const KEY_STATEMENT: &str = "tee_agent key v1";
@@ -24,7 +24,7 @@ pub(super) async fn greet(State(agent): State<Arc<Agent>>) -> Json<String> {
 
 #[derive(Deserialize)]
 pub(super) struct Challenge {
-    nonce: Option<String>,
+    pub(super) nonce: Option<String>,
 }
 
 /// Members up to `code_attestation` are those of the first deployments: `tee_public_key` is an address.
@@ -49,7 +49,7 @@ pub(super) async fn config(
     };
     let attestation = match nonce {
         None => None,
-        Some(nonce) => match attest(&agent, nonce).await {
+        Some(nonce) => match attest(&agent, nonce, KEY_STATEMENT, agent.key.public_key().to_vec()).await {
             // A line, as the first deployments have it.
             Ok(document) => Some(document + "\n"),
             Err(failure) => return failure.into_response(),
@@ -71,17 +71,22 @@ pub(super) async fn config(
     .into_response()
 }
 
-async fn attest(agent: &Agent, nonce: String) -> Result<String, Failure> {
+/// A document for the caller's nonce, with these data and this key.
+pub(super) async fn attest(
+    agent: &Agent,
+    nonce: String,
+    data: &str,
+    public_key: Vec<u8>,
+) -> Result<String, Failure> {
     if !hex::decode(&nonce).is_ok_and(|nonce| NONCE_BYTES.contains(&nonce.len())) {
         let message = format!("a nonce is {} to {} bytes in hex", NONCE_BYTES.start(), NONCE_BYTES.end());
         return Err(Failure::new(StatusCode::BAD_REQUEST, message));
     }
-    let question =
-        Question { nonce, data: KEY_STATEMENT.into(), public_key: agent.key.public_key().to_vec() };
+    let question = Question { nonce, data: data.into(), public_key };
     agent.evidence.attest(question).await.map_err(|error| {
         tracing::warn!(error = &error as &dyn std::error::Error, "no document");
         let status = match &error {
-            EvidenceError::Refused { status, .. } if status.as_u16() == 503 => *status,
+            EnclaveError::Refused { status, .. } if status.as_u16() == 503 => *status,
             _ => StatusCode::BAD_GATEWAY,
         };
         Failure::new(status, error)

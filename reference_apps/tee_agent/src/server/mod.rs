@@ -1,6 +1,7 @@
 //! The agent's paths below `/api/v1`, in both slash forms, and what they share.
 
 mod about;
+mod anchors;
 mod prompt;
 mod transaction;
 mod variables;
@@ -21,8 +22,9 @@ use axum::{
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::json;
 use tee_log::rest;
+use tokio::sync::Semaphore;
 
-pub use self::about::KEY_STATEMENT;
+pub use self::{about::KEY_STATEMENT, anchors::ANCHORS_STATEMENT};
 use crate::{
     config::Config,
     eth::AgentKey,
@@ -37,6 +39,8 @@ use crate::{
 pub const MAX_BODY_BYTES: usize = 1 << 20;
 /// How long a body may take to arrive.
 const BODY_WITHIN: Duration = Duration::from_secs(15);
+/// Most proofs of the log's anchors under way.
+const MAX_PROVING: usize = 2;
 
 /// A running agent.
 #[derive(Debug)]
@@ -51,6 +55,7 @@ pub struct Agent {
     evidence: Arc<dyn Evidence>,
     outside: Outside,
     log: Log,
+    proving: Semaphore,
 }
 
 impl Agent {
@@ -68,6 +73,7 @@ impl Agent {
             signing: tokio::sync::Mutex::default(),
             evidence,
             log,
+            proving: Semaphore::new(MAX_PROVING),
             outside: Outside::default(),
             config,
             key,
@@ -97,8 +103,10 @@ pub fn router(agent: Agent) -> Router {
         // Clients of the first deployments write two slashes.
         router.route(&format!("/api/v1/{name}"), methods.clone()).route(&format!("/api/v1//{name}"), methods)
     };
-    let mut router =
-        Router::new().route("/api/v1", get(about::greet)).route("/healthz", get(async || "ok\n"));
+    let mut router = Router::new()
+        .route("/api/v1", get(about::greet))
+        .route("/healthz", get(async || "ok\n"))
+        .route("/tee/anchors", get(anchors::anchors));
     router = both(router, "", get(about::greet));
     router = both(router, "config", get(about::config));
     router = both(router, "variables", get(variables::read).post(variables::update));
