@@ -1,6 +1,9 @@
-//! The ledger's baseline: what the file monitor found before anything started, measured into PCR16 once it is there.
+//! What init and the control channel ask the file monitor's ledger (`docs/spec/ledger-api.md`): the baseline, measured into
+//! PCR16 before anything starts, and the state of the ledger, for attestation documents.
+//!
+//! One short answer on a connection of its own; whoever wants proofs has a client for them.
 
-use std::{io, time::Duration};
+use std::{io, path::Path, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -8,33 +11,41 @@ use tokio::{
     time::timeout,
 };
 
-/// Where the file monitor answers (`docs/spec/ledger-api.md`).
-pub(crate) const LEDGER_SOCKET_PATH: &str = "/run/glasshouse-private/ledger.sock";
+/// Where the file monitor answers.
+pub const LEDGER_SOCKET_PATH: &str = "/run/glasshouse-private/ledger.sock";
 
 /// Where it keeps the ledger, which ends with the enclave.
 pub(crate) const STATE_DIRECTORY: &str = "/run/glasshouse-private/ledger";
 
-/// Longest answer, in bytes: a head and less than 256 bytes.
+/// Longest answer, in bytes: a head and a body.
 const MAX_ANSWER_BYTES: u64 = 16 * 1024;
 
-/// Longest baseline, in bytes.
-const MAX_BASELINE_BYTES: usize = 1024;
+/// Longest body, in bytes. A baseline has less than 256, a checkpoint with its note some 800.
+const MAX_BODY_BYTES: usize = 8 * 1024;
 
-/// The monitor is ready when it is asked, and the answer is a file it has at hand.
+/// The monitor is ready when it is asked, and the answer is at hand.
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 
 /// Asks the file monitor for the baseline.
 pub(crate) async fn baseline() -> io::Result<Vec<u8>> {
+    get(Path::new(LEDGER_SOCKET_PATH), "/v1/baseline", ANSWER_WITHIN).await
+}
+
+/// The body of the ledger's answer to `GET target`: 1 to 8,192 bytes.
+///
+/// # Errors
+/// When there is no ledger at `socket`, or no good answer within `limit`.
+pub async fn get(socket: &Path, target: &str, limit: Duration) -> io::Result<Vec<u8>> {
     let exchange = async {
-        let mut stream = UnixStream::connect(LEDGER_SOCKET_PATH).await?;
-        stream.write_all(b"GET /v1/baseline HTTP/1.1\r\nhost: ledger\r\nconnection: close\r\n\r\n").await?;
+        let mut stream = UnixStream::connect(socket).await?;
+        let request = format!("GET {target} HTTP/1.1\r\nhost: ledger\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
         let mut answer = Vec::new();
         stream.take(MAX_ANSWER_BYTES).read_to_end(&mut answer).await?;
-        body(&answer)
-            .map(<[u8]>::to_vec)
-            .ok_or_else(|| io::Error::other("the monitor does not say its baseline"))
+        let body = body(&answer).map(<[u8]>::to_vec);
+        body.ok_or_else(|| io::Error::other(format!("the monitor has no good answer to {target}")))
     };
-    timeout(ANSWER_WITHIN, exchange).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    timeout(limit, exchange).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 /// The body of a whole answer with status 200 and a length.
@@ -50,7 +61,7 @@ fn body(answer: &[u8]) -> Option<&[u8]> {
         let (name, value) = line.split_once(':')?;
         name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
     })?;
-    (body.len() == length && (1..=MAX_BASELINE_BYTES).contains(&length)).then_some(body)
+    (body.len() == length && (1..=MAX_BODY_BYTES).contains(&length)).then_some(body)
 }
 
 #[cfg(test)]
@@ -58,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_baseline_is_the_whole_body_of_a_good_answer() {
+    fn an_answer_is_the_whole_body_with_a_good_status() {
         let answer = |head: &str, body: &str| [head.as_bytes(), b"\r\n\r\n", body.as_bytes()].concat();
         let good = answer("HTTP/1.1 200 OK\r\nContent-Type: application/cbor\r\nContent-Length: 3", "abc");
         assert_eq!(body(&good), Some(b"abc".as_slice()));
@@ -67,7 +78,7 @@ mod tests {
             answer("HTTP/1.1 200 OK\r\ncontent-length: 4", "abc"),
             answer("HTTP/1.1 200 OK\r\ncontent-length: 0", ""),
             answer("HTTP/1.1 200 OK", "abc"),
-            answer("HTTP/1.1 200 OK\r\ncontent-length: 2000", &"x".repeat(2000)),
+            answer("HTTP/1.1 200 OK\r\ncontent-length: 9000", &"x".repeat(9000)),
             b"HTTP/1.1 200 OK\r\ncontent-length: 3".to_vec(),
             Vec::new(),
         ] {

@@ -20,7 +20,7 @@ pub mod event;
 mod health;
 mod host;
 mod journal;
-mod ledger;
+pub mod ledger;
 mod lines;
 mod measure;
 mod mounts;

@@ -98,18 +98,12 @@ fn daemons(measured: &Measured, place: &Place) -> Vec<Unit> {
     // Before the attestation server, so that there is a chain when the attestation server states its head.
     if let Some(control) = &measured.control {
         let listen = place.guest(control.port.get().into()).to_string();
-        let words = [
-            "listen",
-            "--listen",
-            &listen,
-            "--nsm",
-            NSM_PATH,
-            "--manifest",
-            MANIFEST_PATH,
-            "--rootfs",
-            ROOTFS,
-        ];
-        daemons.push(daemon("pipeline", words.map(String::from).to_vec()));
+        let mut words = vec!["listen", "--listen", &listen, "--nsm", NSM_PATH, "--manifest", MANIFEST_PATH];
+        words.extend(["--rootfs", ROOTFS]);
+        if measured.monitor.is_some() {
+            words.extend(["--ledger", LEDGER_SOCKET_PATH]);
+        }
+        daemons.push(daemon("pipeline", words.into_iter().map(String::from).collect()));
     }
     if let Some(attestation) = measured.attestation {
         let listen = place.guest(attestation.port.get().into()).to_string();
@@ -314,29 +308,37 @@ mod tests {
             name: "alice".into(),
         };
         let control = manifest::Control { operators: vec![operator], port: 9002.try_into().unwrap() };
-        let measured = Measured { control: Some(control), publish: Vec::new(), ..measured() };
+        let mut measured = Measured { control: Some(control), publish: Vec::new(), ..measured() };
         let words = |unit: &Unit| {
             unit.launch.args.iter().map(|w| w.to_str().unwrap().to_owned()).collect::<Vec<_>>().join(" ")
         };
-        let daemons = daemons(&measured, &Place::Machine);
+        let daemons = self::daemons(&measured, &Place::Machine);
         assert_eq!(
             words(&daemons[0]),
             "pipeline listen --listen vsock://any:9002 --nsm /dev/nsm --manifest /glasshouse/manifest.json --rootfs /rootfs"
         );
         assert!(words(&daemons[1]).ends_with("--control-head /run/glasshouse-private/control/head"));
+        measured.monitor = Some(monitor());
+        assert!(
+            words(&self::daemons(&measured, &Place::Machine)[1])
+                .ends_with("--rootfs /rootfs --ledger /run/glasshouse-private/ledger.sock")
+        );
     }
 
-    #[test]
-    fn the_monitor_is_there_before_all_others_and_they_know_its_ledger() {
-        let monitor = manifest::Monitor {
+    fn monitor() -> manifest::Monitor {
+        manifest::Monitor {
             deny: Vec::new(),
             digests: Vec::new(),
             enforce: manifest::Enforce::Off,
             ignore: Vec::new(),
             roots: Vec::new(),
             sweep_s: 0,
-        };
-        let measured = Measured { monitor: Some(monitor), publish: Vec::new(), ..measured() };
+        }
+    }
+
+    #[test]
+    fn the_monitor_is_there_before_all_others_and_they_know_its_ledger() {
+        let measured = Measured { monitor: Some(monitor()), publish: Vec::new(), ..measured() };
         let daemons = daemons(&measured, &Place::Machine);
         let words = |unit: &Unit| {
             unit.launch.args.iter().map(|w| w.to_str().unwrap().to_owned()).collect::<Vec<_>>().join(" ")

@@ -15,6 +15,7 @@ pub mod client;
 mod descriptor;
 pub mod expected;
 pub mod frame;
+mod ledger;
 mod limits;
 mod process;
 mod relay;

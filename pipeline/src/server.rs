@@ -17,6 +17,7 @@ use transport::{Addr, BindError, Listener, Stream};
 
 use crate::{
     application::Application,
+    ledger::Ledger,
     limits::Limits,
     running::Running,
     session::Sessions,
@@ -41,6 +42,8 @@ pub struct ServerConfig {
     pub application: Application,
     /// Init's private socket; without it there are no services.
     pub init: Option<PathBuf>,
+    /// The ledger's socket (`docs/spec/ledger-api.md`); `None` in an image that keeps no ledger.
+    pub ledger: Option<PathBuf>,
     /// What it holds at most.
     pub limits: Limits,
 }
@@ -85,7 +88,7 @@ pub async fn run(
     ready: impl FnOnce(),
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServerError> {
-    let ServerConfig { listen, module, operators, state, application, init, limits } = config;
+    let ServerConfig { listen, module, operators, state, application, init, ledger, limits } = config;
     let mut identity = channel::io::ServerConfig::generate()?;
     identity.deadline = limits.handshake;
     let trace = Arc::new(Trace::open(&state, module.clone()));
@@ -99,7 +102,14 @@ pub async fn run(
     let running = Running::open(&state)
         .inspect_err(|error| tracing::warn!(%error, "if this server is killed, its programs are not"))
         .ok();
-    let door = Arc::new(Door { operators: by_key(operators)?, module, trace: trace.clone(), identity });
+    let door = Door {
+        operators: by_key(operators)?,
+        module,
+        trace: trace.clone(),
+        ledger: ledger.map(Ledger::new),
+        identity,
+    };
+    let door = Arc::new(door);
     let handshakes = Arc::new(Semaphore::new(limits.handshakes));
     let sessions = Sessions::new(application, trace, limits, init, vec![Box::new(verbs)]);
     let sessions = Arc::new(sessions.noting(running));
@@ -148,6 +158,7 @@ struct Door {
     operators: HashMap<PublicKey, Operator>,
     module: Arc<dyn Provider>,
     trace: Arc<Trace>,
+    ledger: Option<Ledger>,
     identity: channel::io::ServerConfig,
 }
 
@@ -168,17 +179,22 @@ impl Gate for Door {
     type Admitted = Operator;
 
     async fn attest(&self, challenge: Challenge) -> Result<Vec<u8>, Denied> {
+        let failed =
+            |source: channel::io::BoxError| Denied { refusal: Refusal::NoEvidence, source: Some(source) };
+        // A statement without it would say that this enclave keeps none.
+        let ledger = match &self.ledger {
+            Some(ledger) => Some(ledger.state().await.map_err(|error| failed(error.into()))?),
+            None => None,
+        };
         let head = Sha256(self.trace.head().0);
         let request = AttestationRequest {
-            user_data: Some(challenge.statement(Some(head)).encode()),
+            user_data: Some(challenge.statement(Some(head), ledger).encode()),
             nonce: Some(challenge.nonce.to_vec()),
             public_key: None,
         };
         let module = self.module.clone();
         // The module blocks; at most as many threads as there are handshakes wait for it.
         let document = tokio::task::spawn_blocking(move || module.attest(&request)).await;
-        let failed =
-            |source: channel::io::BoxError| Denied { refusal: Refusal::NoEvidence, source: Some(source) };
         document.map_err(|error| failed(error.into()))?.map_err(|error| failed(error.into()))
     }
 

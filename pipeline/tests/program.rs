@@ -30,11 +30,15 @@ struct Enclave {
 
 impl Enclave {
     fn start() -> Self {
+        Self::start_with(PCR0)
+    }
+
+    fn start_with(pcr0: [u8; 48]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         let root = DevelopmentRoot::load_or_create(folder.path()).unwrap();
         std::fs::write(path("trusted.pem"), root.root_pem()).unwrap();
-        let pcrs = [(PcrIndex::new(0_u8).unwrap(), PCR0)];
+        let pcrs = [(PcrIndex::new(0_u8).unwrap(), pcr0)];
         let module = SimulatedNsm::new(&root, "i-1234567890abcdef0-enc1234567890abcde", &pcrs).unwrap();
         let listener = UnixListener::bind(path("nsm")).unwrap();
         let module = serve_module(listener, Arc::new(module)).unwrap();
@@ -176,6 +180,36 @@ fn another_enclave_gets_nothing_and_another_key_is_not_let_in() {
     assert_eq!(output.status.code(), Some(3));
     assert!(text(&output.stderr).contains("unknown key"), "{output:?}");
     assert!(enclave.is_unentered());
+}
+
+#[test]
+fn a_debug_enclave_and_one_of_an_unknown_root_are_refused() {
+    let debug = Enclave::start_with([0; 48]);
+    let output = debug.client_of("alice").args(["--any-image", "status"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    assert!(text(&output.stderr).contains("debug"), "{output:?}");
+    let enclave = Enclave::start();
+    let mut unrooted = Command::new(PROGRAM);
+    unrooted.env("HOME", enclave.folder.path()).env_remove("SSH_AUTH_SOCK").env_remove("XDG_CONFIG_HOME");
+    unrooted.arg("--addr").arg(format!("unix:{}", enclave.path("control").display()));
+    unrooted.arg("--identity").arg(enclave.path("alice")).args(["--any-image", "status"]);
+    let output = unrooted.output().unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    assert!(text(&output.stderr).contains("evidence was refused"), "{output:?}");
+    assert!(debug.is_unentered() && enclave.is_unentered());
+}
+
+/// Another image, as far as a server can tell: the same, with other operators in its manifest.
+#[test]
+fn a_key_that_a_new_image_leaves_out_is_revoked() {
+    let mut enclave = Enclave::start();
+    assert_eq!(enclave.run(&["run", "--", "true"]).status.code(), Some(0));
+    let other = std::fs::read_to_string(enclave.path("mallory.pub")).unwrap();
+    std::fs::write(enclave.path("manifest.json"), manifest(other.trim())).unwrap();
+    enclave.kill_and_restart();
+    let output = enclave.run(&["run", "--", "true"]);
+    assert_eq!(output.status.code(), Some(125));
+    assert!(text(&output.stderr).contains("unknown key"), "{output:?}");
 }
 
 #[test]

@@ -40,7 +40,7 @@
 //!         // A real module is slow and blocks: ask it on a thread of its own.
 //!         let request = AttestationRequest {
 //!             nonce: Some(challenge.nonce.to_vec()),
-//!             user_data: Some(challenge.statement(None).encode()),
+//!             user_data: Some(challenge.statement(None, None).encode()),
 //!             ..AttestationRequest::default()
 //!         };
 //!         let refusal = channel::Refusal::NoEvidence;

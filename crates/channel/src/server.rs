@@ -1,7 +1,7 @@
 //! The server's side of opening a channel, without IO.
 
 use attestation::Sha256;
-use attestation::binding::Statement;
+use attestation::binding::{Ledger, Statement};
 
 use crate::exporter::Exporter;
 use crate::link::{Established, Link};
@@ -21,9 +21,10 @@ pub struct Challenge {
 }
 
 impl Challenge {
-    /// The binding statement of the framework's control channel: the document's `user_data`.
-    pub fn statement(&self, control_head: Option<Sha256>) -> Statement {
-        Statement::Channel { exporter: self.exporter, control_head, ledger: None }
+    /// The binding statement of the framework's control channel, the document's `user_data`: with the head of its chain and
+    /// the state of the enclave's ledger, `None` where it keeps none.
+    pub fn statement(&self, control_head: Option<Sha256>, ledger: Option<Ledger>) -> Statement {
+        Statement::Channel { exporter: self.exporter, control_head, ledger }
     }
 
     /// What an application that offers a channel of its own gives to the application API as its data.

@@ -264,6 +264,9 @@ pub struct ListenArgs {
     /// Init's private socket; none if it is not there
     #[arg(long, value_name = "PATH", default_value = "/run/glasshouse-private/init.sock")]
     pub init: PathBuf,
+    /// The ledger's socket; every document then states the ledger, and there is none without it
+    #[arg(long, value_name = "PATH")]
+    pub ledger: Option<PathBuf>,
     /// How many sessions at a time
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub max_sessions: u32,

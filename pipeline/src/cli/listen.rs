@@ -65,6 +65,7 @@ fn serve(args: ListenArgs) -> Result<(), ListenError> {
         state: args.state,
         application,
         init: Some(args.init).filter(|path| path.exists()),
+        ledger: args.ledger,
         limits: Limits { sessions: args.max_sessions as usize, ..Limits::default() },
     };
     let mut builder = tokio::runtime::Builder::new_multi_thread();

@@ -1,13 +1,15 @@
 //! Peers that do not keep to the protocol, and streams that break.
 
 use pipeline::{
+    client,
     frame::{Kind, header},
     reply::Code,
+    request::{Request, RunId},
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use transport::fault::{FaultStream, Faults};
 
-use crate::world::{World, eventually, marker, operator, outcome, processes_with, run};
+use crate::world::{World, eventually, marker, operator, outcome, processes_with, run, run_of, shell};
 
 #[tokio::test]
 async fn one_byte_at_a_time_is_enough() {
@@ -69,6 +71,74 @@ async fn a_cut_anywhere_leaves_no_process() {
         }
     }
     eventually("all processes are gone", || processes_with(&marker) == 0).await;
+}
+
+/// Every verb of this crate's core but `run`, which has a test of its own, with a client that is gone after any byte of its
+/// request, and right behind it.
+#[tokio::test]
+async fn a_client_of_any_verb_may_be_gone_after_any_byte() {
+    let world = World::new();
+    let marker = marker();
+    let background = run_of(&format!("exec sleep 0{marker}"));
+    let all = ["exec", "read:/", "seal", "secrets", "services", "shell", "write:/"];
+    for request in [
+        shell(&format!("sleep {marker}"), 80, 24),
+        Request::Run(pipeline::request::Run { no_wait: true, ..background }),
+        Request::Status { id: None },
+        Request::Logs { id: RunId(1), follow: true },
+        Request::Kill { id: RunId(1), signal: 9 },
+        Request::Services,
+        Request::ServiceLogs { service: "main".into() },
+        Request::ServiceRestart { service: "main".into() },
+        Request::Secrets,
+        Request::SecretSet { secret: "token".into() },
+        Request::Transcript { from: 1 },
+        Request::Seal,
+    ] {
+        let payload = request.encode().unwrap();
+        let bytes = [&header(Kind::Request, payload.len())[..], &payload].concat();
+        for cut in 0..=bytes.len() {
+            let (mut ours, theirs) = tokio::io::duplex(64 << 10);
+            let (sessions, operator) = (world.sessions.clone(), operator(&all));
+            let server = tokio::spawn(async move { sessions.serve(theirs, &operator).await });
+            ours.write_all(&bytes[..cut]).await.unwrap();
+            drop(ours);
+            tokio::time::timeout(std::time::Duration::from_secs(60), server).await.unwrap().unwrap();
+        }
+    }
+    // What was to go on without its client does so, once.
+    eventually("only the run without a client is left", || processes_with(&marker) == 1).await;
+    let status = world.ask(&Request::Status { id: None }).await.outcome().await;
+    let id = serde_json::from_str::<serde_json::Value>(status.text().lines().next().unwrap()).unwrap();
+    let id = RunId(id["id"].as_u64().unwrap());
+    assert_eq!(world.ask(&Request::Kill { id, signal: 9 }).await.outcome().await.status(), 0);
+    eventually("all processes are gone", || processes_with(&marker) == 0).await;
+}
+
+/// What a server sends is cut after every byte: its client says so, and never takes it for the program's end.
+#[tokio::test]
+async fn output_that_is_cut_anywhere_is_no_end() {
+    let world = World::new();
+    let mut server = world.connect(&operator(&["exec"]));
+    server.send(Kind::Request, &run("echo out; echo err >&2; exit 7").encode().unwrap()).await;
+    let mut bytes = Vec::new();
+    while let Some(frame) = server.next().await {
+        bytes.extend(header(frame.kind, frame.payload.len()));
+        bytes.extend(&frame.payload);
+    }
+    drop(server.writer);
+    for cut in 0..=bytes.len() {
+        let (mut theirs, ours) = tokio::io::duplex(64 << 10);
+        theirs.write_all(&bytes[..cut]).await.unwrap();
+        theirs.shutdown().await.unwrap();
+        let (mut output, mut errors) = (Vec::new(), Vec::new());
+        let ended = client::ask(ours, &mut output, &mut errors).await;
+        match ended {
+            Ok(finished) => assert_eq!((cut, finished.exit.status), (bytes.len(), 7)),
+            Err(error) => assert!(cut < bytes.len(), "{error}"),
+        }
+        assert!(b"out\n".starts_with(&output[..]) && b"err\n".starts_with(&errors[..]));
+    }
 }
 
 #[tokio::test]

@@ -55,7 +55,7 @@ fn fetched(enclave: &Enclave, nonce: [u8; 32]) -> Vec<u8> {
     while client.step().unwrap() != ClientStep::Appraise {
         server.receive(&client.transmit()).unwrap();
         if let ServerStep::Attest(challenge) = server.step().unwrap() {
-            server.attest(enclave.document(&challenge.nonce, &challenge.statement(None))).unwrap();
+            server.attest(enclave.document(&challenge.nonce, &challenge.statement(None, None))).unwrap();
         }
         client.receive(&server.transmit()).unwrap();
     }
@@ -74,7 +74,8 @@ async fn a_relay_of_the_real_enclaves_document_is_refused() {
 #[tokio::test]
 async fn a_recorded_document_is_refused() {
     let enclave = Enclave::new(1, None);
-    let why = turned_away(&enclave, |challenge| enclave.document(&[0; 32], &challenge.statement(None))).await;
+    let why =
+        turned_away(&enclave, |challenge| enclave.document(&[0; 32], &challenge.statement(None, None))).await;
     assert!(matches!(only(why), Why::Nonce { .. }));
 }
 
@@ -126,9 +127,10 @@ async fn an_applications_channel_is_appraised_as_one() {
 #[tokio::test]
 async fn an_enclave_in_debug_mode_is_refused() {
     let enclave = Enclave::new(0, None);
-    let why =
-        turned_away(&enclave, |challenge| enclave.document(&challenge.nonce, &challenge.statement(None)))
-            .await;
+    let why = turned_away(&enclave, |challenge| {
+        enclave.document(&challenge.nonce, &challenge.statement(None, None))
+    })
+    .await;
     let NotIt::Appraise(refused) = why else { panic!("{why}") };
     assert!(matches!(refused.refusals[0], Why::Debug), "{refused}");
 }

@@ -111,7 +111,7 @@ impl Gate for Enclave {
     type Admitted = ();
 
     async fn attest(&self, challenge: Challenge) -> Result<Vec<u8>, Denied> {
-        Ok(self.document(&challenge.nonce, &challenge.statement(None)))
+        Ok(self.document(&challenge.nonce, &challenge.statement(None, None)))
     }
 
     async fn authorize(&self, peer: &Peer) -> Result<(), Denied> {
