@@ -17,7 +17,7 @@ use crate::publish::Publish;
 #[derive(Debug, Parser)]
 #[command(name = "glasshouse", version, verbatim_doc_comment, after_help = EXIT_CODES)]
 pub(crate) struct Cli {
-    /// Say more on stderr: -v what happens, -vv in detail.
+    /// Say more on stderr: -v what happens, also in the framework's own programs; -vv in detail.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
     #[command(subcommand)]

@@ -50,7 +50,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     log_to_stderr(cli.verbose);
     let is_run = matches!(cli.command, Command::Run(_));
-    match dispatch(cli.command) {
+    match dispatch(cli.command, cli.verbose > 0) {
         Ok(exit) => exit.into(),
         Err(error) => {
             output::say(&format!("glasshouse: {error:#}"));
@@ -64,10 +64,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn dispatch(command: Command) -> Result<Exit> {
+fn dispatch(command: Command, is_verbose: bool) -> Result<Exit> {
     match command {
         Command::Build(args) => build::run(&args),
-        Command::Run(args) => run::run(&args),
+        Command::Run(args) => run::run(&args, is_verbose),
         Command::Ps(args) => instances::ps(&args),
         Command::Logs(args) => instances::logs(&args),
         Command::Stop(args) => instances::stop(&args),

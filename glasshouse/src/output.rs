@@ -59,22 +59,26 @@ pub(crate) fn print_service(line: &[u8]) -> Result<()> {
 pub(crate) struct Output {
     /// Whether the foreground half of `--detach` listens, or nobody will.
     background: bool,
+    is_verbose: bool,
     is_released: bool,
 }
 
 impl Output {
-    /// For a person who watches: everything the services write.
-    pub(crate) fn attached() -> Self {
-        Self { background: false, is_released: false }
+    /// For a person who watches: everything the services write, and if `is_verbose` the framework's programs too.
+    pub(crate) fn attached(is_verbose: bool) -> Self {
+        Self { background: false, is_verbose, is_released: false }
     }
 
     /// For the foreground half of `--detach`: what leads to readiness or failure.
-    pub(crate) fn background() -> Self {
-        Self { background: true, is_released: false }
+    pub(crate) fn background(is_verbose: bool) -> Self {
+        Self { background: true, is_verbose, is_released: false }
     }
 
     /// Shows an event.
     pub(crate) fn record(&mut self, record: &Record) -> Result<()> {
+        if !self.is_verbose && is_detail(record) {
+            return Ok(());
+        }
         match describe(record) {
             Some(Line::Service(line)) if !self.background => print_service(&line)?,
             Some(Line::Service(line)) if !self.is_released => say(&String::from_utf8_lossy(&line)),
@@ -119,6 +123,15 @@ impl Output {
 fn is_refused(record: &Record) -> bool {
     let Event::Egress(record) = &record.event else { return false };
     matches!(record.outcome, egress::Outcome::Denied | egress::Outcome::Asked(egress::wire::Status::Denied))
+}
+
+/// Whether one of the framework's programs says what is no trouble: whom it let in, for example. To who watches an
+/// application that is noise; `glasshouse logs` has it all.
+fn is_detail(record: &Record) -> bool {
+    // No name in a manifest begins like theirs.
+    let Event::Log { service, line, .. } = &record.event else { return false };
+    let levels: [&[u8]; 3] = [b" INFO ", b"DEBUG ", b"TRACE "];
+    service.starts_with('@') && levels.iter().any(|level| line.bytes.starts_with(level))
 }
 
 /// A line for people.
@@ -176,6 +189,19 @@ mod tests {
     fn text_for_a_terminal_has_no_escape_sequences() {
         assert_eq!(printable("one\n\ttwo \u{e9}"), "one\n\ttwo \u{e9}");
         assert_eq!(printable("a\x1b[2Jb\rc\u{9b}d"), "a\u{fffd}[2Jb\u{fffd}c\u{fffd}d");
+    }
+
+    #[test]
+    fn what_the_frameworks_programs_do_without_trouble_is_a_detail() {
+        let log = |service: &str, text: &[u8]| {
+            let line = Written { bytes: text.to_vec(), continues: false };
+            let stream = enclave_init::event::LogStream::Stderr;
+            Record { seq: 1, at_ms: 0, event: Event::Log { service: service.to_owned(), stream, line } }
+        };
+        assert!(is_detail(&log("@pipeline", b" INFO pipeline::session: admitted")));
+        assert!(!is_detail(&log("@pipeline", b" WARN pipeline::session: refused")));
+        assert!(!is_detail(&log("@pipeline", b"thread 'main' panicked")));
+        assert!(!is_detail(&log("web", b" INFO web: ready")));
     }
 
     /// Messages of init are shown without a service's name before them. An enclave hostile to its host could have moved

@@ -65,15 +65,16 @@ pub(crate) struct Plan {
     pub(crate) ready_timeout: Duration,
 }
 
-/// Runs the command.
-pub(crate) fn run(args: &RunArgs) -> Result<Exit> {
+/// Runs the command. Only who wants to see much is shown what the framework's own programs have to say.
+pub(crate) fn run(args: &RunArgs, is_verbose: bool) -> Result<Exit> {
     let plan = plan(args)?;
     if args.detach && !args.background {
         return detach(&plan.name);
     }
     let claimed = Folder::of(&plan.name)?.claim()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut output = if args.background { Output::background() } else { Output::attached() };
+    let mut output =
+        if args.background { Output::background(is_verbose) } else { Output::attached(is_verbose) };
     let result = runtime.block_on(supervise(&plan, &claimed, &mut output));
     // Tasks that hold sockets in the folder end before the folder is cleared.
     drop(runtime);
