@@ -3,7 +3,9 @@
 use std::{cmp::Reverse, ffi::OsString, path::Path, time::Duration};
 
 use egress::EGRESS_PORT;
-use manifest::{DEFAULT_STOP_TIMEOUT_S, Measured, Publish, Readiness, Restart, Service, StopSignal};
+use manifest::{
+    ClientAddress, DEFAULT_STOP_TIMEOUT_S, Measured, Publish, Readiness, Restart, Service, StopSignal,
+};
 use sys::pid1::Launch;
 
 use crate::{
@@ -142,7 +144,7 @@ fn daemons(measured: &Measured, place: &Place) -> Vec<Unit> {
 /// What the proxy of published ports is told.
 fn ways_in(publish: &[Publish], place: &Place) -> Vec<String> {
     let mut words = vec!["reverse".to_owned()];
-    let mut with_header = Vec::new();
+    let mut naming_clients = Vec::new();
     // The proxy takes the first name that fits, so what says more comes first.
     let mut named = Vec::new();
     for entry in publish {
@@ -154,13 +156,19 @@ fn ways_in(publish: &[Publish], place: &Place) -> Vec<String> {
                 named.push((name.starts_with("*."), Reverse(name.len()), format!("{name}={route}")))
             }
         }
-        if entry.proxy_protocol && !with_header.contains(&listen) {
-            with_header.push(listen);
+        if let Some(way) = entry.client_address {
+            let option = match way {
+                ClientAddress::ProxyProtocol => "--pass-proxy",
+                ClientAddress::Source => "--client-source",
+            };
+            naming_clients.push([option.to_owned(), listen]);
         }
     }
     named.sort();
     words.extend(named.into_iter().flat_map(|(_, _, text)| ["--server-name".to_owned(), text]));
-    words.extend(with_header.into_iter().flat_map(|listen| ["--pass-proxy".to_owned(), listen]));
+    // Once for all entries of a port.
+    naming_clients.dedup();
+    words.extend(naming_clients.into_iter().flatten());
     words
 }
 
@@ -260,21 +268,23 @@ mod tests {
         let named = |name: &str, target| Publish {
             sni: Some(name.into()),
             target: port(target),
-            proxy_protocol: true,
+            client_address: Some(ClientAddress::ProxyProtocol),
             ..Publish::plain(port(443))
         };
         let publish = [
-            Publish { proxy_protocol: true, ..Publish::plain(port(443)) },
+            Publish { client_address: Some(ClientAddress::Source), ..Publish::plain(port(80)) },
+            Publish { client_address: Some(ClientAddress::ProxyProtocol), ..Publish::plain(port(443)) },
             named("*.example.org", 1),
             named("a.b.example.org", 2),
             named("*.b.example.org", 3),
         ];
         assert_eq!(
             ways_in(&publish, &Place::Machine).join(" "),
-            "reverse --route vsock://any:443=tcp://127.0.0.1:443 \
+            "reverse --route vsock://any:80=tcp://127.0.0.1:80 --route vsock://any:443=tcp://127.0.0.1:443 \
              --server-name a.b.example.org=vsock://any:443=tcp://127.0.0.1:2 \
              --server-name *.b.example.org=vsock://any:443=tcp://127.0.0.1:3 \
-             --server-name *.example.org=vsock://any:443=tcp://127.0.0.1:1 --pass-proxy vsock://any:443"
+             --server-name *.example.org=vsock://any:443=tcp://127.0.0.1:1 \
+             --client-source vsock://any:80 --pass-proxy vsock://any:443"
         );
     }
 

@@ -381,7 +381,8 @@ fn control_channel(plan: &Plan, fabric: &Fabric) -> Option<String> {
 fn publish(plan: &Plan, fabric: &Fabric) -> Result<Reverse> {
     let entries = &plan.image.manifest.publish;
     let route = |port: &Publish| {
-        let wants_header = entries.iter().any(|entry| entry.port == port.enclave && entry.proxy_protocol);
+        let names_clients = |entry: &manifest::Publish| entry.client_address.is_some();
+        let wants_header = entries.iter().any(|entry| entry.port == port.enclave && names_clients(entry));
         let plain =
             RouteConfig::plain(Addr::Tcp(port.host.to_string()), fabric.enclave_addr(port.enclave.get()));
         let proxy_header = if wants_header { ProxyHeader::Send } else { ProxyHeader::Off };

@@ -124,9 +124,9 @@ pub fn run(args: Args) -> ExitCode {
         Failure::Config(_)
         | Failure::NoListener { .. }
         | Failure::TwoHeaders { .. }
-        | Failure::Proxy(Error::Loop { .. } | Error::Twice { .. } | Error::NoTarget { .. }) => {
-            ExitCode::BadArguments
-        }
+        | Failure::Proxy(
+            Error::Loop { .. } | Error::Twice { .. } | Error::NoTarget { .. } | Error::NoSource { .. },
+        ) => ExitCode::BadArguments,
         _ => ExitCode::CannotGoOn,
     }
 }
@@ -154,7 +154,9 @@ pub(crate) enum Failure {
     Policy(#[from] ConfigError),
     #[error(transparent)]
     Config(#[from] config::ConfigError),
-    #[error("--pass-proxy, --send-proxy or --accept-proxy names {listen}, where no route listens")]
+    #[error(
+        "--pass-proxy, --send-proxy, --accept-proxy or --client-source names {listen}, where no route listens"
+    )]
     NoListener { listen: Addr },
     #[error("what happens to PROXY headers at {listen} is said twice")]
     TwoHeaders { listen: Addr },

@@ -104,6 +104,7 @@ enum RawHeader {
     Send,
     Accept,
     Pass,
+    Source,
 }
 
 #[derive(Debug, Deserialize)]
@@ -174,6 +175,7 @@ impl TryFrom<RawRoute> for RouteConfig {
                 RawHeader::Send => ProxyHeader::Send,
                 RawHeader::Accept => ProxyHeader::Accept,
                 RawHeader::Pass => ProxyHeader::Pass,
+                RawHeader::Source => ProxyHeader::Source,
             },
             max_connections: positive("route.max_connections", raw.max_connections)?,
             max_per_source: positive("route.max_per_source", raw.max_per_source)?,

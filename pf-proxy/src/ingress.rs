@@ -7,6 +7,7 @@ mod desk;
 mod limits;
 mod loops;
 mod route;
+mod source;
 
 use std::future::Future;
 use std::io;
@@ -23,6 +24,7 @@ use limits::Hall;
 
 pub use limits::Summary;
 pub use route::{Lanes, NamePattern, NamedTarget, PatternError, ProxyHeader, RouteConfig};
+pub use source::NOBODY;
 
 /// What holds for all routes together.
 #[derive(Clone, Debug)]
@@ -106,6 +108,17 @@ pub enum Error {
         /// The address.
         addr: Addr,
     },
+    /// A target that cannot be connected to from clients' addresses.
+    #[error("{addr}: only tcp://127.0.0.1:PORT can be connected to from clients' addresses")]
+    NoSource {
+        /// The address.
+        addr: Addr,
+    },
+    /// Connections cannot come from clients' addresses.
+    #[error(
+        "cannot keep answers to clients' addresses on loopback (needs CAP_NET_ADMIN, and a kernel with policy routing)"
+    )]
+    KeepAnswers(#[source] io::Error),
     /// No threads.
     #[error("cannot start")]
     Start(#[source] io::Error),
@@ -169,6 +182,9 @@ impl Ingress {
         }
         loops::check(routes.iter().zip(sockets.iter().map(|(_, bound)| bound)))?;
         let lanes = routes.iter().map(Lanes::new).collect::<Result<Vec<_>, _>>()?;
+        if routes.iter().any(|route| route.proxy_header == ProxyHeader::Source) {
+            source::keep_answers_here().map_err(Error::KeepAnswers)?;
+        }
         let mut open = Vec::with_capacity(routes.len());
         for ((route, lanes), (socket, bound)) in routes.into_iter().zip(lanes).zip(sockets) {
             open.push(match socket {

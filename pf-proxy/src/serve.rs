@@ -69,6 +69,11 @@ pub(crate) struct ReverseArgs {
     #[arg(long, value_name = "LISTEN")]
     accept_proxy: Vec<Addr>,
 
+    /// Where clients begin with a PROXY protocol header, and the connection to the target, on 127.0.0.1, comes from the address
+    /// that it names
+    #[arg(long, value_name = "LISTEN")]
+    client_source: Vec<Addr>,
+
     #[command(flatten)]
     carry: CarryArgs,
 }
@@ -166,6 +171,7 @@ impl ReverseArgs {
             (&self.pass_proxy, ProxyHeader::Pass),
             (&self.send_proxy, ProxyHeader::Send),
             (&self.accept_proxy, ProxyHeader::Accept),
+            (&self.client_source, ProxyHeader::Source),
         ] {
             for listen in listens {
                 let route = routes.iter_mut().find(|route| route.listen == *listen);

@@ -5,6 +5,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod programs;
+
 use std::{
     env, fs,
     io::{Read, Write},

@@ -11,7 +11,11 @@ use std::{
     process::{Command, Output},
 };
 
-use bed::{Bed, finish, text, utf8};
+use bed::{
+    Bed, finish,
+    programs::{add_libraries, add_program, add_python},
+    text, utf8,
+};
 
 /// What may be reached.
 const EGRESS: &str = "[egress]\nallow = [\"web.test:80\", \"*.files.test:8080\", \"db.test:5432\", \"nobody.test:80\", \
@@ -104,43 +108,6 @@ fn is_root() -> bool {
         println!("skipped: programs on the network of an enclave (not root)");
     }
     root
-}
-
-/// Puts a program of this machine, and the libraries that it names, where it is here.
-fn add_program(root: &Path, program: &str) {
-    add_libraries(root, Path::new(program));
-    add_file(root, program);
-}
-
-/// Puts the libraries that a program, or a library, names where they are here.
-fn add_libraries(root: &Path, file: &Path) {
-    let ldd = Command::new("ldd").arg(file).output().unwrap();
-    let listed = String::from_utf8(ldd.stdout).unwrap();
-    listed
-        .split_whitespace()
-        .filter(|word| word.starts_with('/'))
-        .for_each(|library| add_file(root, library));
-}
-
-fn add_file(root: &Path, file: &str) {
-    // What ldd says of a library itself ends with a colon.
-    let file = file.trim_end_matches(':');
-    let target = root.join(file.trim_start_matches('/'));
-    fs::create_dir_all(target.parent().unwrap()).unwrap();
-    if !target.exists() {
-        fs::copy(file, &target).unwrap();
-    }
-}
-
-fn add_python(root: &Path) {
-    add_program(root, "/usr/bin/python3.11");
-    let status =
-        Command::new("cp").args(["-rL", "--parents", "/usr/lib/python3.11"]).arg(root).status().unwrap();
-    assert!(status.success());
-    for unneeded in ["test", "config-3.11-x86_64-linux-gnu", "__pycache__", "dist-packages"] {
-        // Not every machine has all of them.
-        let _ = fs::remove_dir_all(root.join("usr/lib/python3.11").join(unneeded));
-    }
 }
 
 /// Builds an image whose application runs `script`.
@@ -355,12 +322,7 @@ fn quic_works_unmodified() {
     assert!(certificate.status.success(), "{}", text(&certificate));
     let image = image(&bed, "quic", "PYTHONPATH=/packages python3.11 /client.py; echo done", 1024, |root| {
         add_python(root);
-        // Python loads more of them than its program names.
-        let find = Command::new("find")
-            .arg(bed.path("packages"))
-            .args(["/usr/lib/python3.11/lib-dynload", "-name", "*.so"])
-            .output()
-            .unwrap();
+        let find = Command::new("find").arg(bed.path("packages")).args(["-name", "*.so"]).output().unwrap();
         let modules = String::from_utf8(find.stdout).unwrap();
         modules.lines().for_each(|module| add_libraries(root, Path::new(module)));
         let copied = Command::new("cp").arg("-r").arg(bed.path("packages")).arg(root).status().unwrap();

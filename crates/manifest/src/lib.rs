@@ -31,7 +31,7 @@ pub use measured::{
     Service,
 };
 pub use monitor::{DEFAULT_SWEEP_S, Denied, DigestKind, Enforce, Monitor, NEVER_WATCHED};
-pub use publish::Publish;
+pub use publish::{ClientAddress, Publish};
 pub use reference::{ImageReference, ImageVersion, ReferenceError};
 pub use secret::is_secret_name;
 pub use signal::StopSignal;

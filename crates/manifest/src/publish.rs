@@ -20,9 +20,8 @@ const MAX_SERVER_NAME_BYTES: usize = 253;
 pub struct Publish {
     /// The port of the enclave, as others see it.
     pub port: NonZeroU16,
-    /// Whether each connection begins with a PROXY protocol v2 header, which names the client. The same for all entries of
-    /// a port. The host writes the header, so it says what the host wants to be believed.
-    pub proxy_protocol: bool,
+    /// How the application learns who its client is; `None`: it does not. The same for all entries of a port.
+    pub client_address: Option<ClientAddress>,
     /// The server name that TLS clients ask for, in lower case, or `*.` and a name for all below it; `None` is for who asks
     /// for no other entry's.
     pub sni: Option<String>,
@@ -30,10 +29,20 @@ pub struct Publish {
     pub target: NonZeroU16,
 }
 
+/// How an application learns who its client is. The host says who it is, so either way it is what the host wants to be believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientAddress {
+    /// Each connection begins with a PROXY protocol v2 header, which the application reads.
+    ProxyProtocol,
+    /// Each connection comes from the client's address.
+    Source,
+}
+
 impl Publish {
     /// A port that leads to the same port inside, whoever asks.
     pub fn plain(port: NonZeroU16) -> Self {
-        Self { port, proxy_protocol: false, sni: None, target: port }
+        Self { port, client_address: None, sni: None, target: port }
     }
 }
 
@@ -47,9 +56,9 @@ impl From<NonZeroU16> for Publish {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Full {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    client_address: Option<ClientAddress>,
     port: NonZeroU16,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    proxy_protocol: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     sni: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -70,7 +79,7 @@ impl Serialize for Publish {
         }
         let target = (self.target != self.port).then_some(self.target);
         let full =
-            Full { port: self.port, proxy_protocol: self.proxy_protocol, sni: self.sni.clone(), target };
+            Full { client_address: self.client_address, port: self.port, sni: self.sni.clone(), target };
         full.serialize(serializer)
     }
 }
@@ -79,8 +88,8 @@ impl<'de> Deserialize<'de> for Publish {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Ok(match Form::deserialize(deserializer)? {
             Form::Port(port) => Self::plain(port),
-            Form::Full(Full { port, proxy_protocol, sni, target }) => {
-                Self { port, proxy_protocol, sni, target: target.unwrap_or(port) }
+            Form::Full(Full { client_address, port, sni, target }) => {
+                Self { port, client_address, sni, target: target.unwrap_or(port) }
             }
         })
     }
@@ -94,9 +103,9 @@ pub(crate) fn check(entries: &[Publish]) -> Result<(), &'static str> {
     }
     if entries
         .windows(2)
-        .any(|pair| matches!(pair, [a, b] if a.port == b.port && a.proxy_protocol != b.proxy_protocol))
+        .any(|pair| matches!(pair, [a, b] if a.port == b.port && a.client_address != b.client_address))
     {
-        return Err("a published port both begins with a PROXY header and does not");
+        return Err("a published port names its clients in two ways");
     }
     let is_wrong =
         |name: &String| !is_server_name(name) || name.bytes().any(|byte| byte.is_ascii_uppercase());
@@ -121,8 +130,7 @@ fn is_server_name(text: &str) -> bool {
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawPublish {
     port: Spanned<u16>,
-    #[serde(default)]
-    proxy_protocol: bool,
+    client_address: Option<ClientAddress>,
     sni: Option<Spanned<String>>,
     target: Option<Spanned<u16>>,
 }
@@ -145,10 +153,10 @@ impl RawPublish {
                 };
                 return Err(mistake(&at, text));
             }
-            if entries.iter().any(|other| other.port == port && other.proxy_protocol != entry.proxy_protocol)
+            if entries.iter().any(|other| other.port == port && other.client_address != entry.client_address)
             {
                 let text =
-                    format!("`publish.proxy_protocol`: has to be the same in all entries of port {port}");
+                    format!("`publish.client_address`: has to be the same in all entries of port {port}");
                 return Err(mistake(&at, text));
             }
             entries.push(entry);
@@ -177,7 +185,7 @@ impl RawPublish {
             return Err(mistake(name, text));
         }
         let sni = self.sni.map(|name| name.into_inner().to_ascii_lowercase());
-        Ok(Publish { port, proxy_protocol: self.proxy_protocol, sni, target })
+        Ok(Publish { port, client_address: self.client_address, sni, target })
     }
 }
 
@@ -197,11 +205,12 @@ mod tests {
         let found = parse(
             "[[publish]]\nport = 443\nsni = \"B.example\"\ntarget = 8443\n\
              [[publish]]\nport = 443\n[[publish]]\nport = 443\nsni = \"*.a.example\"\ntarget = 9443\n\
-             [[publish]]\nport = 80\nproxy_protocol = true",
+             [[publish]]\nport = 80\nclient_address = \"proxy_protocol\"\n\
+             [[publish]]\nport = 81\nclient_address = \"source\"",
         )
         .unwrap();
         let json = serde_json::to_string(&found).unwrap();
-        let expected = r#"[{"port":80,"proxy_protocol":true},443,{"port":443,"sni":"*.a.example","target":9443},{"port":443,"sni":"b.example","target":8443}]"#;
+        let expected = r#"[{"client_address":"proxy_protocol","port":80},{"client_address":"source","port":81},443,{"port":443,"sni":"*.a.example","target":9443},{"port":443,"sni":"b.example","target":8443}]"#;
         assert_eq!(json, expected);
         assert_eq!(serde_json::from_str::<Vec<Publish>>(&json).unwrap(), found);
         check(&found).unwrap();
@@ -219,9 +228,10 @@ mod tests {
             ("[[publish]]\nport = 80\nsni = \"*\"", "`publish.sni`"),
             ("[[publish]]\nport = 80\ntarget = 0", "`publish.target`"),
             (
-                "[[publish]]\nport = 80\nproxy_protocol = true\n[[publish]]\nport = 80\nsni = \"a\"",
+                "[[publish]]\nport = 80\nclient_address = \"source\"\n[[publish]]\nport = 80\nsni = \"a\"",
                 "the same in all entries of port 80",
             ),
+            ("[[publish]]\nport = 80\nclient_address = \"telepathy\"", "`proxy_protocol` or `source`"),
             ("[[publish]]\nport = 8443", "published already"),
         ] {
             let said = parse(text).unwrap_err();
@@ -236,11 +246,13 @@ mod tests {
             (vec![entry("80"), entry("80")], "ascending"),
             (vec![entry(r#"{"port":80,"sni":"b"}"#), entry(r#"{"port":80,"sni":"a"}"#)], "ascending"),
             (vec![entry(r#"{"port":80,"sni":"A"}"#)], "server name"),
-            (vec![entry("80"), entry(r#"{"port":80,"proxy_protocol":true,"sni":"a"}"#)], "PROXY"),
+            (vec![entry("80"), entry(r#"{"client_address":"source","port":80,"sni":"a"}"#)], "two ways"),
         ] {
             assert!(check(&entries).unwrap_err().contains(says), "{entries:?}");
         }
-        for wrong in ["0", "70000", r#"{"port":80,"other":1}"#, r#"{"sni":"a"}"#] {
+        for wrong in
+            ["0", "70000", r#"{"port":80,"other":1}"#, r#"{"client_address":"","port":80}"#, r#"{"sni":"a"}"#]
+        {
             assert!(serde_json::from_str::<Publish>(wrong).is_err(), "{wrong}");
         }
     }

@@ -8,8 +8,8 @@ use std::path::Path;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, getpeername, getsockname, socket_with,
-    sockopt,
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, getpeername, getsockname,
+    socket_with, sockopt,
 };
 use transport::{Cid, Port};
 
@@ -44,13 +44,33 @@ pub(crate) fn unix_in_place(path: &Path) -> io::Result<Attempt> {
     unix(Path::new(&format!("/proc/self/fd/{}", file.as_raw_fd())))
 }
 
-pub(crate) fn tcp(addr: SocketAddr) -> io::Result<Attempt> {
+pub(crate) fn tcp(addr: SocketAddr, source: Option<SocketAddr>) -> io::Result<Attempt> {
+    match tcp_from(addr, source) {
+        Err(error) if source.is_some_and(|source| source.port() != 0) && is_taken(&error) => {
+            tcp_from(addr, source.map(|source| SocketAddr::new(source.ip(), 0)))
+        }
+        outcome => outcome,
+    }
+}
+
+/// Whether another connection, or a listener, has the port.
+fn is_taken(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable)
+}
+
+fn tcp_from(addr: SocketAddr, source: Option<SocketAddr>) -> io::Result<Attempt> {
     let fd = stream(if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 })?;
     // None of these matters enough to do without a connection.
     let _ = sockopt::set_tcp_nodelay(&fd, true);
     if !addr.ip().is_loopback() {
         let _ = sockopt::set_socket_keepalive(&fd, true);
         let _ = sockopt::set_tcp_keepidle(&fd, transport::TCP_KEEPALIVE_IDLE);
+    }
+    if let Some(source) = source {
+        sys::transparent::allow_any_source(&fd)?;
+        // A connection of the same client that has just ended does not keep its port.
+        sockopt::set_socket_reuseaddr(&fd, true)?;
+        bind(&fd, &source)?;
     }
     match connect(&fd, &addr) {
         Ok(()) => Ok(Attempt::Connected(fd, Family::Tcp)),

@@ -85,6 +85,9 @@ pub struct Dial {
     pub preamble: Vec<u8>,
     /// How many of the inspected bytes are not passed on.
     pub consumed: usize,
+    /// Where the connection comes from, for a target of TCP: any address of its family, none of this machine's perhaps. The
+    /// port is another one if the target has a connection from it already.
+    pub source: Option<SocketAddr>,
     /// Comes back in [`Report::note`].
     pub note: u32,
 }
@@ -92,7 +95,7 @@ pub struct Dial {
 impl Dial {
     /// Dials `target` and passes everything on.
     pub fn new(target: Arc<Target>, within: Duration, options: Arc<LinkOptions>) -> Self {
-        Self { target, within, options, preamble: Vec::new(), consumed: 0, note: 0 }
+        Self { target, within, options, preamble: Vec::new(), consumed: 0, source: None, note: 0 }
     }
 }
 

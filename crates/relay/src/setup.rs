@@ -213,7 +213,7 @@ fn connect(link: &mut Link, setup: &mut Setup, token: Token, tools: &mut Tools) 
     let Some(dial) = &setup.dial else {
         return Stepped::Failed(Cause::Refused);
     };
-    let target = Arc::clone(&dial.target);
+    let (target, source) = (Arc::clone(&dial.target), dial.source);
     let mut last = DialError::Unresolved;
     loop {
         let attempt = match &target.kind {
@@ -221,7 +221,7 @@ fn connect(link: &mut Link, setup: &mut Setup, token: Token, tools: &mut Tools) 
             Kind::Hybrid { path, .. } => dial::unix_in_place(path),
             Kind::Vsock { cid, port } => dial::vsock(*cid, *port),
             Kind::Tcp(_) | Kind::Name(_) => match setup.candidates.pop() {
-                Some(addr) => dial::tcp(addr),
+                Some(addr) => dial::tcp(addr, source),
                 None => return Stepped::Failed(Cause::Dial(last)),
             },
         };

@@ -2,7 +2,8 @@
 //!
 //! Every other crate of the workspace forbids unsafe code; what cannot be had from `rustix` lives here, one module a
 //! caller: [`fanotify`] for a monitor that holds who opens files, [`loop_device`] for a file system in a file, [`nsm`] for the Nitro Security Module's ioctl, [`pid1`] for an init
-//! process, [`session`] for what operators run, [`namespace`] for entering Linux namespaces, [`tun`] for a TUN device,
+//! process, [`session`] for what operators run, [`namespace`] for entering Linux namespaces, [`transparent`] for connections from
+//! somebody else's address, [`tun`] for a TUN device,
 //! [`vsock`] for socket options. Nothing here decides policy.
 
 pub mod fanotify;
@@ -11,5 +12,6 @@ pub mod namespace;
 pub mod nsm;
 pub mod pid1;
 pub mod session;
+pub mod transparent;
 pub mod tun;
 pub mod vsock;

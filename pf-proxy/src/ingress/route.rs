@@ -10,8 +10,8 @@ use transport::Addr;
 
 use crate::Route;
 use crate::client_hello::{self, Hello};
-use crate::ingress::Error;
-use crate::proxy_header::{self, Ends};
+use crate::ingress::{Error, source};
+use crate::proxy_header::{self, Ends, Parsed};
 
 /// What to do with PROXY protocol v2 headers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,12 +26,20 @@ pub enum ProxyHeader {
     /// Each client begins with one, which goes on to the target as it is. Who sends none is refused, so the target can rely
     /// on there being one, whatever it says.
     Pass,
+    /// Each client begins with one, which is taken off, and the connection to the target comes from the address that it names, or
+    /// from [`NOBODY`](crate::ingress::NOBODY). Only for targets on 127.0.0.1, where clients of IPv6 come to \[::1\].
+    Source,
 }
 
 impl ProxyHeader {
     /// Whether clients have to begin with one.
     fn is_expected(self) -> bool {
-        matches!(self, Self::Accept | Self::Pass)
+        matches!(self, Self::Accept | Self::Pass | Self::Source)
+    }
+
+    /// Whether it is taken off what clients send.
+    fn is_taken_off(self) -> bool {
+        matches!(self, Self::Accept | Self::Source)
     }
 }
 
@@ -154,22 +162,43 @@ impl fmt::Display for NamePattern {
 /// A route made ready for deciding about clients.
 #[derive(Debug)]
 pub struct Lanes {
-    default: Option<Arc<Target>>,
-    named: Vec<(NamePattern, Arc<Target>)>,
+    default: Option<Lane>,
+    named: Vec<(NamePattern, Lane)>,
     options: Arc<LinkOptions>,
     header: ProxyHeader,
     connect_timeout: Duration,
     header_timeout: Duration,
 }
 
-impl Lanes {
-    pub(super) fn new(route: &RouteConfig) -> Result<Self, Error> {
+/// One target.
+#[derive(Debug)]
+struct Lane {
+    target: Arc<Target>,
+    /// Where the same application is for connections that come from addresses of IPv6.
+    ipv6: Option<Arc<Target>>,
+}
+
+impl Lane {
+    fn new(addr: &Addr, header: ProxyHeader) -> Result<Self, Error> {
         let target = |addr: &Addr| {
             Target::new(addr).map(Arc::new).ok_or_else(|| Error::NoTarget { addr: addr.clone() })
         };
-        let named = route.named.iter().map(|named| Ok((named.pattern.clone(), target(&named.target)?)));
+        let ipv6 = match header {
+            ProxyHeader::Source => {
+                Some(source::ipv6_of(addr).ok_or_else(|| Error::NoSource { addr: addr.clone() })?)
+            }
+            _ => None,
+        };
+        Ok(Self { target: target(addr)?, ipv6: ipv6.as_ref().map(target).transpose()? })
+    }
+}
+
+impl Lanes {
+    pub(super) fn new(route: &RouteConfig) -> Result<Self, Error> {
+        let lane = |addr: &Addr| Lane::new(addr, route.proxy_header);
+        let named = route.named.iter().map(|named| Ok((named.pattern.clone(), lane(&named.target)?)));
         Ok(Self {
-            default: route.target.as_ref().map(target).transpose()?,
+            default: route.target.as_ref().map(lane).transpose()?,
             named: named.collect::<Result<_, Error>>()?,
             options: Arc::new(LinkOptions {
                 idle: route.idle_timeout,
@@ -187,39 +216,50 @@ impl Lanes {
         if self.header.is_expected() || !self.named.is_empty() {
             return Verdict::Inspect { within: self.header_timeout };
         }
-        self.dial(self.default.as_ref(), client, 0)
+        self.dial(self.default.as_ref(), client, None)
     }
 
     /// About a client who has sent this much.
     pub(super) fn inspect(&self, client: &Client<'_>, first: &[u8]) -> Verdict {
         let wait = Verdict::Inspect { within: self.header_timeout };
-        let mut header = 0;
+        let mut header = None;
         if self.header.is_expected() {
             match proxy_header::parse(first) {
-                Ok(Some(parsed)) => header = parsed.length,
+                Ok(Some(parsed)) => header = Some(parsed),
                 Ok(None) => return wait,
                 Err(_) => return Verdict::Refuse,
             }
         }
-        let consumed = if self.header == ProxyHeader::Accept { header } else { 0 };
         if self.named.is_empty() {
-            return self.dial(self.default.as_ref(), client, consumed);
+            return self.dial(self.default.as_ref(), client, header);
         }
-        let name = match client_hello::server_name(first.get(header..).unwrap_or_default()) {
+        let behind = header.map_or(0, |header| header.length);
+        let name = match client_hello::server_name(first.get(behind..).unwrap_or_default()) {
             Hello::Incomplete => return wait,
             Hello::Server(name) => name,
             Hello::NotTls => None,
         };
         let named = name.and_then(|name| self.named.iter().find(|(pattern, _)| pattern.matches(&name)));
-        self.dial(named.map(|(_, target)| target).or(self.default.as_ref()), client, consumed)
+        self.dial(named.map(|(_, lane)| lane).or(self.default.as_ref()), client, header)
     }
 
-    fn dial(&self, target: Option<&Arc<Target>>, client: &Client<'_>, consumed: usize) -> Verdict {
-        let Some(target) = target else {
+    /// `header` is what the client has begun with.
+    fn dial(&self, lane: Option<&Lane>, client: &Client<'_>, header: Option<Parsed>) -> Verdict {
+        let Some(lane) = lane else {
             return Verdict::Refuse;
         };
+        let mut source = None;
+        if self.header == ProxyHeader::Source {
+            let ends = header.and_then(|header| header.ends);
+            source = Some(source::of(ends.map(|ends| ends.source)));
+        }
+        let ipv6 = lane.ipv6.as_ref().filter(|_| source.is_some_and(|source| source.is_ipv6()));
+        let target = ipv6.unwrap_or(&lane.target);
         let mut dial = Dial::new(Arc::clone(target), self.connect_timeout, Arc::clone(&self.options));
-        dial.consumed = consumed;
+        dial.source = source;
+        if let Some(header) = header.filter(|_| self.header.is_taken_off()) {
+            dial.consumed = header.length;
+        }
         if self.header == ProxyHeader::Send {
             let ends = client.peer.zip(client.local());
             dial.preamble =
