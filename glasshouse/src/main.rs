@@ -24,6 +24,7 @@ mod output;
 mod paths;
 mod publish;
 mod run;
+mod signals;
 mod signing;
 mod state;
 mod table;

@@ -74,6 +74,11 @@ impl Output {
         Self { background: true, is_verbose, is_released: false }
     }
 
+    /// Whether this is the half of `--detach` that stays.
+    pub(crate) fn is_background(&self) -> bool {
+        self.background
+    }
+
     /// Shows an event.
     pub(crate) fn record(&mut self, record: &Record) -> Result<()> {
         if !self.is_verbose && is_detail(record) {

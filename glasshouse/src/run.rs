@@ -15,10 +15,7 @@ use pf_proxy::{
     ingress::{ProxyHeader, RouteConfig},
     metrics::{self, Registry},
 };
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    time::{Instant, sleep_until, timeout},
-};
+use tokio::time::{Instant, sleep_until, timeout};
 use transport::{Addr, Listener};
 
 use crate::{
@@ -31,6 +28,7 @@ use crate::{
     image::Image,
     output::{self, Output},
     publish::Publish,
+    signals::Signals,
     state::{Claimed, Folder, Instance, Status},
 };
 
@@ -218,7 +216,7 @@ async fn supervise(plan: &Plan, claimed: &Claimed, output: &mut Output) -> Resul
         status: Status::Starting,
     };
     // Heard from before there is anything to end: a `stop` that comes early must not leave half a start behind.
-    let signals = Signals::listen()?;
+    let signals = Signals::listen(output.is_background())?;
     claimed.record(&instance)?;
     let mut enclave = Enclave::launch(plan, claimed).await?;
     let watched = watch(plan, claimed, &mut instance, &mut enclave, signals, output).await;
@@ -230,23 +228,6 @@ async fn supervise(plan: &Plan, claimed: &Claimed, output: &mut Output) -> Resul
     let code = watched?;
     output.ended(&plan.name, code);
     Ok(code)
-}
-
-/// Requests to end: Ctrl-C, and what `glasshouse stop` sends.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn listen() -> Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
-    }
-
-    /// Waits for the next request. Cancel safe.
-    async fn recv(&mut self) {
-        tokio::select! { _ = self.interrupt.recv() => (), _ = self.terminate.recv() => () }
-    }
 }
 
 /// Follows the enclave from its start to its end.

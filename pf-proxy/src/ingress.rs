@@ -36,7 +36,7 @@ pub struct Options {
     /// How long a target may take to accept a connection, for [`Reverse`](crate::Reverse); other routes say it themselves.
     /// Default 5 seconds.
     pub connect_timeout: Duration,
-    /// How many threads carry them. Default half of the processors.
+    /// How many threads carry them. Default as many as there are processors.
     pub threads: usize,
 }
 

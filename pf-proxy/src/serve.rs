@@ -36,7 +36,7 @@ struct CarryArgs {
     #[arg(long, value_name = "S", default_value_t = 10)]
     drain: u32,
 
-    /// How many threads carry connections [default: half of the processors]
+    /// How many threads carry connections [default: as many as there are processors]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
     threads: Option<u32>,
 

@@ -33,6 +33,7 @@ on_both_backends!(
     logs_are_whole_and_in_order,
     a_service_that_fails_is_started_again,
     a_killed_supervisor_leaves_nothing,
+    a_hangup_leaves_an_enclave_in_the_background_as_it_is,
     a_second_start_under_the_same_name_is_refused,
     a_service_that_never_gets_ready_fails_the_start,
     a_stop_while_it_starts_is_clean,
@@ -177,6 +178,18 @@ fn a_killed_supervisor_leaves_nothing(bed: &Bed) {
     // The name can be used again at once, and its folder is tidied.
     let again = bed.start(&image, "hello", &[8080]);
     assert!(http_get(&again.address(8080), "/").contains("Hello"));
+}
+
+/// `kill -HUP` is what people know for reading a configuration again, and there is none here.
+fn a_hangup_leaves_an_enclave_in_the_background_as_it_is(bed: &Bed) {
+    let image = bed.hello_image("hello");
+    let enclave = bed.start(&image, "hello", &[8080]);
+    let pid = rustix::process::Pid::from_raw(enclave.supervisor()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    let log = bed.path("s/hello/supervisor.log");
+    let told = || std::fs::read_to_string(&log).is_ok_and(|text| text.contains("nothing to read again"));
+    assert!(until(SOON, told), "{:?}", std::fs::read_to_string(&log));
+    assert!(http_get(&enclave.address(8080), "/").contains("Hello"));
 }
 
 fn a_second_start_under_the_same_name_is_refused(bed: &Bed) {

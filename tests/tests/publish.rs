@@ -44,7 +44,7 @@ const SERVER: &str = r#"
 import socket, ssl, threading
 def serve(address, port, answer):
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    listener = socket.create_server((address, port), family=family)
+    listener = socket.create_server((address, port), family=family, dualstack_ipv6=":" in address)
     def one(client, peer):
         with client:
             try:

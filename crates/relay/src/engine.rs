@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -52,12 +53,9 @@ impl Engine {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// As many threads as this machine should spare: half of its processors.
-    ///
-    /// Who sends and who receives needs the others. Each thread can saturate a processor, and fewer threads wake each
-    /// other less.
+    /// As many threads as the machine has processors.
     pub fn default_threads() -> usize {
-        thread::available_parallelism().map_or(1, |count| count.get().div_ceil(2))
+        thread::available_parallelism().map_or(1, NonZeroUsize::get)
     }
 
     /// Carries bytes between two connected stream sockets until both have ended. They are made non-blocking.

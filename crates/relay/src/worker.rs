@@ -28,8 +28,8 @@ use crate::timers::Timers;
 /// How many events are taken from epoll at once.
 const EVENTS: usize = 256;
 
-/// How many clients are let in before other things get their turn.
-const ACCEPT_BURST: usize = 64;
+/// How many clients are let in before other things get their turn, and other threads get some of them.
+const ACCEPT_BURST: usize = 8;
 
 /// The key of the mailbox: an index that neither a link nor a door has.
 const BELL_KEY: u64 = u64::MAX;
