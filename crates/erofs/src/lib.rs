@@ -19,7 +19,7 @@ pub use format::{MAX_NAME_BYTES, MAX_TARGET_BYTES, PERMISSION_BITS};
 pub use reader::{
     DirectoryEntry, FileReader, Inode, InodeKind, Node, Number, ReadAt, ReadError, Reader, WalkLimits,
 };
-pub use writer::{Attributes, InodeId, WriteError, Writer};
+pub use writer::{Attributes, Image, InodeId, Run, WriteError, Writer};
 
 /// An extended attribute.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

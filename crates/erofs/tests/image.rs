@@ -23,17 +23,23 @@ fn attributes(permissions: u32, uid: u32, gid: u32) -> Attributes {
     Attributes { permissions, uid, gid, xattrs: Vec::new() }
 }
 
-fn writer(root: &Attributes) -> Writer {
-    Writer::new(tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap(), root).unwrap()
+fn writer(root: &Attributes) -> Writer<Vec<u8>> {
+    let mut writer = Writer::new(tempfile::tempfile().unwrap(), root).unwrap();
+    writer.begin_run(Vec::new());
+    writer
 }
 
-fn image_of(writer: Writer) -> Vec<u8> {
-    let (mut file, len) = writer.finish().unwrap();
-    let mut bytes = Vec::new();
+fn image_of(mut writer: Writer<Vec<u8>>) -> Vec<u8> {
+    let (run, blocks) = writer.end_run().unwrap();
+    let blocks = blocks.unwrap();
+    assert_eq!(run.blocks() * 4096, blocks.len() as u64);
+    let mut file = tempfile::tempfile().unwrap();
+    let image = writer.finish(&mut file).unwrap();
+    let mut metadata = Vec::new();
     file.rewind().unwrap();
-    file.read_to_end(&mut bytes).unwrap();
-    assert_eq!(len, bytes.len() as u64);
-    bytes
+    file.read_to_end(&mut metadata).unwrap();
+    assert_eq!(image.metadata_bytes, metadata.len() as u64);
+    [image.superblock, blocks, metadata].concat()
 }
 
 fn open(image: &[u8]) -> Reader<&[u8]> {
@@ -388,13 +394,16 @@ fn names_that_make_no_tree_are_refused() {
     }
     let file = image.file(&root, &mut &b""[..], 0).unwrap();
     assert!(matches!(image.name(file, b"a", directory), Err(WriteError::NotDirectory { .. })));
-    assert!(matches!(image.finish(), Err(WriteError::DirectoryNames { names: 0 })));
+    assert!(matches!(
+        image.finish(&mut tempfile::tempfile().unwrap()),
+        Err(WriteError::DirectoryNames { names: 0 })
+    ));
 
     let mut image = writer(&root);
     let file = image.file(&root, &mut &b""[..], 0).unwrap();
     image.name(image.root(), b"a", file).unwrap();
     image.name(image.root(), b"a", file).unwrap();
-    assert!(matches!(image.finish(), Err(WriteError::Twice { .. })));
+    assert!(matches!(image.finish(&mut tempfile::tempfile().unwrap()), Err(WriteError::Twice { .. })));
 }
 
 #[test]

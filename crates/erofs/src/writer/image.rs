@@ -2,26 +2,25 @@
 
 use std::{
     fs::File,
-    io::{self, Read, Write},
-    os::unix::fs::FileExt,
+    io::{self, BufWriter, Read, Write},
 };
 
 use super::{
     Data, Inode, InodeId, WriteError, Writer,
-    blocks::Extent,
+    blocks::{Extent, extents},
     directory::{Names, blocks, filled},
     xattr,
 };
 use crate::format::{
     ADVISE_BIG_CLUSTER, BLOCK, BLOCK_BITS, BLOCK_BYTES, CLUSTER_CONTINUED, CLUSTER_HEAD, CLUSTER_PLAIN,
-    COMPAT_MTIME, COMPRESSED_BLOCKS, DIRENT_BYTES, EXTENT_BLOCKS, FIRST_INODE_AT, INCOMPAT_BIG_CLUSTER,
-    INCOMPAT_ZERO_PADDING, INDEX_ENTRY_BYTES, INDEX_HEADER_BYTES, INODE_BYTES, LAYOUT_COMPRESSED,
-    LAYOUT_INLINE, LAYOUT_PLAIN, LONG_FORM, LZ4, LZ4_BIT, LZ4_DISTANCE, LZ4_SETTINGS_BYTES, MAGIC,
-    SLOT_BYTES, SUPERBLOCK_AT, SUPERBLOCK_BYTES, entry_kind,
+    COMPAT_MTIME, COMPRESSED_BLOCKS, DIRENT_BYTES, EXTENT_BLOCKS, EXTENT_BYTES, FIRST_INODE_AT,
+    INCOMPAT_BIG_CLUSTER, INCOMPAT_ZERO_PADDING, INDEX_ENTRY_BYTES, INDEX_HEADER_BYTES, INODE_BYTES,
+    LAYOUT_COMPRESSED, LAYOUT_INLINE, LAYOUT_PLAIN, LONG_FORM, LZ4, LZ4_BIT, LZ4_DISTANCE,
+    LZ4_SETTINGS_BYTES, MAGIC, SLOT_BYTES, SUPERBLOCK_AT, SUPERBLOCK_BYTES, entry_kind,
 };
 
 /// Where everything lies.
-struct Image {
+struct Plan {
     inodes: Vec<Inode>,
     /// Where each stands from the beginning of the inodes.
     places: Vec<u64>,
@@ -35,12 +34,26 @@ struct Image {
     meta_bytes: u64,
 }
 
-/// Writes all that is not there yet: directories and inodes behind the files, and the superblock.
-pub(super) fn complete(writer: Writer) -> Result<(File, u64), WriteError> {
+/// What an image has besides its runs of blocks. Its bytes are the superblock's, those of the runs, and the metadata.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// The first block.
+    pub superblock: Vec<u8>,
+    /// How long the metadata is, in bytes.
+    pub metadata_bytes: u64,
+}
+
+/// Says where everything lies, and writes directories and inodes.
+pub(super) fn complete<D: Write>(writer: Writer<D>, metadata: &mut File) -> Result<Image, WriteError> {
     let Writer { blocks, mut inodes, mut names } = writer;
     names.sort()?;
     let (links, parents) = count_links(&inodes, &names)?;
-    let mut meta_block = blocks.count();
+    let (parts, mut tails) = blocks.into_parts().map_err(WriteError::Io)?;
+    let parts = extents(&parts, 1)?;
+    // Behind the superblock's block and those of the files.
+    let data_end = parts.last().map_or(1, |last| u64::from(last.block) + u64::from(last.blocks));
+    let mut meta_block = u32::try_from(data_end).map_err(|_| WriteError::TooLarge)?;
+    inodes.iter_mut().for_each(|inode| inode.find_parts(&parts));
     for (inode, id) in inodes.iter_mut().zip(0..).filter(|(inode, _)| inode.is_directory()) {
         let parent = parents.get(id as usize).copied().unwrap_or(InodeId(0));
         lay_out_directory(inode, &names.of(InodeId(id), parent), &mut meta_block)?;
@@ -48,16 +61,15 @@ pub(super) fn complete(writer: Writer) -> Result<(File, u64), WriteError> {
     let (places, meta_bytes) = place(&inodes);
     let all = meta_bytes.div_ceil(BLOCK_BYTES).saturating_add(meta_block.into());
     let all = u32::try_from(all).map_err(|_| WriteError::TooLarge)?;
-    let image = Image { inodes, places, links, parents, names, meta_block, meta_bytes };
-    let (mut output, mut tails) = blocks.into_parts().map_err(WriteError::Io)?;
-    image.write_directories(&mut output).map_err(WriteError::Io)?;
-    image.write_inodes(&mut output, &mut tails).map_err(WriteError::Io)?;
-    let file = output.into_inner().map_err(|e| WriteError::Io(e.into_error()))?;
-    file.write_all_at(&image.superblock(all), 0).map_err(WriteError::Io)?;
-    Ok((file, u64::from(all) * BLOCK_BYTES))
+    let plan = Plan { inodes, places, links, parents, names, meta_block, meta_bytes };
+    let mut output = BufWriter::with_capacity(EXTENT_BYTES, metadata);
+    plan.write_directories(&mut output).map_err(WriteError::Io)?;
+    plan.write_inodes(&mut output, &mut tails).map_err(WriteError::Io)?;
+    output.flush().map_err(WriteError::Io)?;
+    Ok(Image { superblock: plan.superblock(all), metadata_bytes: (u64::from(all) - data_end) * BLOCK_BYTES })
 }
 
-impl Image {
+impl Plan {
     fn write_directories(&self, output: &mut dyn Write) -> io::Result<()> {
         for id in self.directories() {
             let all = self.directory_data(&self.names_of(id));
@@ -104,7 +116,7 @@ impl Image {
                     bytes.0.resize(from + inode.inline_bytes(), 0);
                     tails.read_exact(&mut bytes.0[from..])?;
                 }
-                Data::None | Data::Plain(_) => {}
+                Data::None | Data::Parts { .. } | Data::Plain(_) => {}
             }
             let gap = usize::try_from(self.places[index] - at).expect("a gap is shorter than a block");
             output.write_all(&vec![0; gap])?;
@@ -119,7 +131,7 @@ impl Image {
     fn inode(&self, index: usize) -> Fields {
         let inode = &self.inodes[index];
         let (layout, address) = match &inode.data {
-            Data::None => (LAYOUT_PLAIN, 0),
+            Data::None | Data::Parts { .. } => (LAYOUT_PLAIN, 0),
             Data::Plain(block) => (LAYOUT_PLAIN, *block),
             Data::Inline(block) => (LAYOUT_INLINE, *block),
             Data::Compressed(extents) => {
@@ -168,6 +180,18 @@ impl Image {
 }
 
 impl Inode {
+    /// Says where its parts are. Where nothing was saved, the blocks are the file.
+    fn find_parts(&mut self, all: &[Extent]) {
+        let Data::Parts { first, count } = self.data else { return };
+        let first = first as usize;
+        let extents = all.get(first..first + count as usize).expect("parts are numbered as they come");
+        self.data = match extents {
+            [] => Data::None,
+            [start, ..] if extents.iter().all(|extent| !extent.compressed) => Data::Plain(start.block),
+            _ => Data::Compressed(extents.into()),
+        };
+    }
+
     /// Length of all that is behind an inode.
     fn trailer_bytes(&self) -> usize {
         match &self.data {

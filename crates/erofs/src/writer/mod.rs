@@ -7,7 +7,7 @@ mod xattr;
 
 use std::{
     fs::File,
-    io::{self, Read},
+    io::{self, Read, Write},
 };
 
 use crate::{
@@ -18,6 +18,7 @@ use crate::{
     },
 };
 
+pub use self::{blocks::Run, image::Image};
 use self::{
     blocks::{Blocks, Extent},
     directory::Names,
@@ -69,6 +70,12 @@ pub enum WriteError {
         /// The name, escaped.
         name: String,
     },
+    /// A file came while no run of blocks was begun.
+    #[error("no run of blocks was begun")]
+    NoRun,
+    /// What is known of a run of blocks is not about these files.
+    #[error("the blocks that were kept are those of other files")]
+    OtherRun,
     /// More blocks or inodes than there are numbers for.
     #[error("the file system is larger than its format allows")]
     TooLarge,
@@ -117,6 +124,8 @@ enum Data {
     /// Behind the inode; until then in the second temporary file, in the order of the inodes. Of a directory only what
     /// is left over from whole blocks, which begin at this one.
     Inline(u32),
+    /// In so many parts from this one on; it is not known yet where the parts lie.
+    Parts { first: u32, count: u32 },
     /// As it is, from this block on.
     Plain(u32),
     /// Compressed in parts, all of [`crate::format::EXTENT_BYTES`] but the last.
@@ -124,21 +133,23 @@ enum Data {
 }
 
 /// Collects the files of an image. The root directory is there from the beginning.
+///
+/// What files hold goes into runs of blocks, each into a `D` of its own, and so do targets of symbolic links that are too long
+/// to stand behind their inode.
 #[derive(Debug)]
-pub struct Writer {
-    blocks: Blocks,
+pub struct Writer<D> {
+    blocks: Blocks<D>,
     inodes: Vec<Inode>,
     names: Names,
 }
 
-impl Writer {
-    /// Begins an image in the empty file `image`. Another empty file, `tails`, takes what small files hold until it is
-    /// known where their inodes lie.
+impl<D: Write> Writer<D> {
+    /// Begins an image. The empty file `tails` takes what small files hold until it is known where their inodes lie.
     ///
     /// # Errors
     /// [`WriteError`] when a file cannot be used, or for the root's attributes.
-    pub fn new(image: File, tails: File, root: &Attributes) -> Result<Self, WriteError> {
-        let blocks = Blocks::new(image, tails).map_err(WriteError::Io)?;
+    pub fn new(tails: File, root: &Attributes) -> Result<Self, WriteError> {
+        let blocks = Blocks::new(tails).map_err(WriteError::Io)?;
         let mut writer = Self { blocks, inodes: Vec::new(), names: Names::default() };
         writer.directory(root)?;
         Ok(writer)
@@ -147,6 +158,24 @@ impl Writer {
     /// The root directory.
     pub fn root(&self) -> InodeId {
         InodeId(0)
+    }
+
+    /// Begins a run of blocks, which goes to `data`.
+    pub fn begin_run(&mut self, data: D) {
+        self.blocks.begin(data);
+    }
+
+    /// Begins a run of blocks that was written before, of the same files: what they hold is not read.
+    pub fn begin_known_run(&mut self, run: &Run) {
+        self.blocks.begin_known(run);
+    }
+
+    /// Ends a run. Gives back what it was written to, unless it was known.
+    ///
+    /// # Errors
+    /// [`WriteError`] when blocks cannot be written, or a known run has more of them than there were files for.
+    pub fn end_run(&mut self) -> Result<(Run, Option<D>), WriteError> {
+        self.blocks.end()
     }
 
     /// Adds a directory. It needs one name.
@@ -191,7 +220,7 @@ impl Writer {
             self.blocks.put_tail(target)?;
             Data::Inline(0)
         } else {
-            Data::Plain(self.blocks.put_plain(target)?)
+            self.blocks.put_plain(target)?
         };
         self.add(TYPE_SYMLINK, attributes, target.len() as u64, data)
     }
@@ -214,12 +243,12 @@ impl Writer {
         self.names.push(parent, name, inode)
     }
 
-    /// Completes the image. Returns its file, and its length in bytes.
+    /// Completes the image: writes directories and inodes into the empty file `metadata`.
     ///
     /// # Errors
     /// [`WriteError`] when names and directories make no tree, it is too large, or cannot be written.
-    pub fn finish(self) -> Result<(File, u64), WriteError> {
-        image::complete(self)
+    pub fn finish(self, metadata: &mut File) -> Result<Image, WriteError> {
+        image::complete(self, metadata)
     }
 
     fn is_directory(&self, inode: InodeId) -> bool {
