@@ -206,7 +206,8 @@ fn build_and<D>(
         ImageFormat::Cpio => Files::Each(&application.tree),
         ImageFormat::Erofs => {
             progress(Step::Compress { files, bytes });
-            let made = rootfs_image::make(&application.tree, directory_of(input.output));
+            let runs = layer_cache.as_ref().filter(|_| input.registry.reuse_compressed);
+            let made = rootfs_image::make(&application, directory_of(input.output), runs);
             Files::Image(made.map_err(|e| write_error(input, e))?)
         }
     };

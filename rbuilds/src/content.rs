@@ -70,6 +70,14 @@ impl Content {
         Self { place: self.place.clone(), offset: self.offset.saturating_add(offset), len }
     }
 
+    /// Where in `whole` this is, if it is a part of it.
+    pub(crate) fn offset_in(&self, whole: &Self) -> Option<u64> {
+        let (Place::Open(file), Place::Open(whole_file)) = (&self.place, &whole.place) else { return None };
+        let offset = self.offset.checked_sub(whole.offset)?;
+        let within = offset.checked_add(self.len).is_some_and(|end| end <= whole.len);
+        (within && Arc::ptr_eq(file, whole_file)).then_some(offset)
+    }
+
     /// Length in bytes.
     pub(crate) fn len(&self) -> u64 {
         self.len

@@ -14,7 +14,7 @@ use std::{
     time::SystemTime,
 };
 
-use crate::{Digest, RegistryOptions, content::Content, output::Output, unpacked::digest_of};
+use crate::{Digest, RegistryOptions, content::Content, output::Output, runs::KeptRun, unpacked::digest_of};
 
 /// The folder, and how much may lie in it after a build.
 #[derive(Clone, Debug)]
@@ -51,6 +51,30 @@ impl LayerCache {
     /// Begins the file of this layer. It is to be committed once it is known to be right.
     pub(crate) fn begin(&self, layer: &Digest) -> io::Result<Output> {
         Output::create(&self.path(layer))
+    }
+
+    /// The compressed files of this name, if `read` finds them as they were written. They count as used.
+    pub(crate) fn find_run(
+        &self,
+        name: &Digest,
+        read: impl FnOnce(&Content) -> Option<KeptRun>,
+    ) -> Option<KeptRun> {
+        let path = self.run_path(name);
+        let run = read(&Content::open_file(&path).ok()?);
+        match run {
+            Some(_) => drop(File::open(&path).and_then(|file| file.set_times(now()))),
+            None => drop(fs::remove_file(&path)),
+        }
+        run
+    }
+
+    /// Begins the file of compressed files.
+    pub(crate) fn begin_run(&self, name: &Digest) -> io::Result<Output> {
+        Output::create(&self.run_path(name))
+    }
+
+    fn run_path(&self, name: &Digest) -> PathBuf {
+        self.folder.join(format!("{}.run", name.to_hex()))
     }
 
     /// Removes what was not used for longest, until the rest is within the limit.

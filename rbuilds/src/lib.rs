@@ -46,6 +46,7 @@ mod registry;
 mod report;
 mod rootfs;
 mod rootfs_image;
+mod runs;
 mod sbom;
 mod signing;
 mod source;

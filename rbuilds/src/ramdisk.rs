@@ -10,11 +10,10 @@ use std::{
 use eif::cpio::{Device, Entry, HardLink, Kind as CpioKind, Writer};
 
 use crate::{
-    content::Content,
     error::WriteError,
     limits::ROOTFS_PREFIX,
     path::EntryPath,
-    rootfs_image::{IMAGE_ENTRY, MOUNT_POINTS},
+    rootfs_image::{FileSystem, IMAGE_ENTRY, MOUNT_POINTS},
     tree::{Inode, InodeId, Kind, Tree},
 };
 
@@ -55,7 +54,7 @@ pub(crate) enum Files<'a> {
     /// Each an entry.
     Each(&'a Tree),
     /// In a file system.
-    Image(Content),
+    Image(FileSystem),
 }
 
 /// Writes ramdisk 1: the measured manifest and the application's files.

@@ -27,6 +27,15 @@ pub(crate) struct Application {
     pub(crate) image_manifest: Option<Digest>,
     /// Its layers, the lowest first, as they are stored if the image says so, else unpacked.
     pub(crate) layers: Vec<Digest>,
+    /// The same layers unpacked.
+    pub(crate) origins: Vec<Origin>,
+}
+
+/// A layer that was unpacked and checked.
+#[derive(Debug)]
+pub(crate) struct Origin {
+    pub(crate) diff_id: Digest,
+    pub(crate) archive: Content,
 }
 
 /// Takes an input in. Relative paths are relative to `base_dir`.
@@ -117,7 +126,10 @@ fn take_in_layers(
             .and_then(|changes| tree.apply(changes))
             .map_err(|source| Error::Layer { number, of, digest: *digest, source })?;
     }
-    Ok(Application { tree, config: image.config.image_config(), image_manifest: image.manifest, layers })
+    let diff_ids = image.layers.iter().map(|layer| layer.expected.diff_id);
+    let origins = diff_ids.zip(archives).map(|(diff_id, archive)| Origin { diff_id, archive }).collect();
+    let config = image.config.image_config();
+    Ok(Application { tree, config, image_manifest: image.manifest, layers, origins })
 }
 
 fn take_in_rootfs(path: &Path, intake: &mut Intake, progress: Progress<'_>) -> Result<Application, Error> {
@@ -135,7 +147,8 @@ fn take_in_rootfs(path: &Path, intake: &mut Intake, progress: Progress<'_>) -> R
             .map_err(in_rootfs)?;
         tree
     };
-    Ok(Application { tree, config: ImageConfig::default(), image_manifest: None, layers: Vec::new() })
+    let (config, layers, origins) = (ImageConfig::default(), Vec::new(), Vec::new());
+    Ok(Application { tree, config, image_manifest: None, layers, origins })
 }
 
 fn open(path: &Path) -> Result<Content, Error> {

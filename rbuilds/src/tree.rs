@@ -19,6 +19,10 @@ const IMPLIED_DIRECTORY: Inode = Inode { mode: 0o755, uid: 0, gid: 0, kind: Kind
 #[derive(Debug)]
 pub(crate) struct Tree {
     inodes: Vec<Inode>,
+    /// The layer that each is from, the lowest being 0.
+    layers: Vec<usize>,
+    /// How many layers were applied.
+    applied: usize,
     entries: BTreeMap<EntryPath, InodeId>,
 }
 
@@ -76,7 +80,8 @@ pub(crate) enum Whiteout {
 
 impl Tree {
     pub(crate) fn new() -> Self {
-        Self { inodes: vec![IMPLIED_DIRECTORY], entries: BTreeMap::from([(EntryPath::root(), InodeId(0))]) }
+        let entries = BTreeMap::from([(EntryPath::root(), InodeId(0))]);
+        Self { inodes: vec![IMPLIED_DIRECTORY], layers: vec![0], applied: 0, entries }
     }
 
     /// Applies a layer on top of what is there.
@@ -92,6 +97,7 @@ impl Tree {
         for (path, entry) in layer.entries {
             self.insert(&path, entry).map_err(|e| e.at(&path))?;
         }
+        self.applied += 1;
         Ok(())
     }
 
@@ -117,6 +123,11 @@ impl Tree {
         self.entries.iter().map(|(path, id)| (path, *id, self.inode(*id)))
     }
 
+    /// The layer that an inode is from, the lowest being 0.
+    pub(crate) fn layer(&self, id: InodeId) -> usize {
+        self.layers.get(id.0).copied().unwrap_or_default()
+    }
+
     /// The inode at a path.
     pub(crate) fn lookup(&self, path: &[u8]) -> Option<&Inode> {
         self.entries.get(path).map(|id| self.inode(*id))
@@ -128,6 +139,7 @@ impl Tree {
 
     fn add(&mut self, inode: Inode) -> InodeId {
         self.inodes.push(inode);
+        self.layers.push(self.applied);
         InodeId(self.inodes.len() - 1)
     }
 

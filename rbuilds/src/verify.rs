@@ -49,7 +49,7 @@ impl Verification {
 /// As [`build`] and [`diff`]. Reference values beside the image that are malformed are an error too.
 pub fn verify(image: &Path, input: &BuildInput<'_>, progress: Progress<'_>) -> Result<Verification, Error> {
     let recorded = recorded(image)?;
-    let registry = RegistryOptions { record_tags: false, ..input.registry.clone() };
+    let registry = RegistryOptions { record_tags: false, reuse_compressed: false, ..input.registry.clone() };
     let report = build(&BuildInput { registry, ..input.clone() }, progress)?;
     let other_inputs = recorded.map(|recorded| other_inputs(&recorded, &report));
     Ok(Verification { diff: diff(image, input.output, &Limits::default())?, other_inputs })

@@ -69,6 +69,9 @@ pub struct RegistryOptions {
     pub cache_limit_bytes: u64,
     /// Whether the lock file is told which image a tag names. Whoever only looks leaves it as it is.
     pub record_tags: bool,
+    /// Whether compressed files that an earlier build left in the cache are taken. Their digests say only that they are as
+    /// they were left, so whoever verifies compresses anew.
+    pub reuse_compressed: bool,
     /// A file of credentials in the form of Docker's `config.json`, read instead of those of the container engines.
     pub credentials: Option<PathBuf>,
     /// A file of mirrors, read instead of `glasshouse/registries.toml` in the user's configuration folder.
@@ -90,7 +93,15 @@ pub enum Network {
 impl Default for RegistryOptions {
     fn default() -> Self {
         let (network, cache_limit_bytes) = (Network::default(), DEFAULT_CACHE_LIMIT_BYTES);
-        Self { network, cache: None, cache_limit_bytes, record_tags: true, credentials: None, mirrors: None }
+        Self {
+            network,
+            cache: None,
+            cache_limit_bytes,
+            record_tags: true,
+            reuse_compressed: true,
+            credentials: None,
+            mirrors: None,
+        }
     }
 }
 
