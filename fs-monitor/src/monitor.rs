@@ -606,13 +606,14 @@ impl Visitor for FirstWalk<'_> {
             return Err(MonitorError::Ended);
         }
         // Computed here, where every thread does some of it.
-        let observations = files.into_iter().map(|Found { path, state, stamp }| {
+        let (paths, states): (Vec<_>, Vec<_>) =
+            files.into_iter().map(|Found { path, state, stamp }| (path.into(), (state, stamp))).unzip();
+        let placed = self.shared.ledger.place(paths)?.into_iter().zip(states);
+        let observations = placed.map(|(file, (state, stamp))| {
             let moving = state.content == Content::Unread(Unread::Moving);
-            let file = self.shared.ledger.file(path.into())?;
             let inode = stamp.shared_inode();
-            Ok(Observation { file, cause: self.cause, state: to_ledger(&state), inode, moving })
+            Observation { file, cause: self.cause, state: to_ledger(&state), inode, moving }
         });
-        let observations = observations.collect::<Result<_, ledger::store::Error>>()?;
-        self.shared.request(Request::Found(observations))
+        self.shared.request(Request::Found(observations.collect()))
     }
 }

@@ -19,7 +19,10 @@ use redb::{Builder, Database, StorageBackend, backends::FileBackend};
 
 use crate::log::{Frontier, Tree};
 use crate::{Baseline, file_key, map::Map};
-use crate::{Checkpoint, Gap, GapReason, Key, MAX_PATH_BYTES, Nonces, Record, SigningKey, StreamName};
+use crate::{
+    Checkpoint, Entry, Gap, GapReason, Key, MAX_PATH_BYTES, Nonces, Observation, Record, SigningKey,
+    StreamName,
+};
 
 mod append;
 mod error;
@@ -130,6 +133,28 @@ pub enum Event {
     Gap(Gap),
 }
 
+/// An entry of the log and what it stands for, for the ledger's own side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Logged {
+    /// In the log.
+    pub index: u64,
+    /// The entry.
+    pub entry: Entry,
+    /// What is behind its commitment.
+    pub what: What,
+}
+
+/// What is behind the commitment of an entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    /// A record of a file.
+    File(Observation),
+    /// Bytes of a stream.
+    Stream(Vec<u8>),
+    /// A time when nobody looked.
+    Gap(Gap),
+}
+
 /// Where an event is now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Appended {
@@ -214,11 +239,23 @@ impl Ledger {
     /// # Errors
     /// [`Error::PathTooLong`]
     pub fn file(&self, path: Vec<u8>) -> Result<File, Error> {
-        if path.len() > MAX_PATH_BYTES {
+        Ok(self.place(vec![path])?.pop().expect("one file for each path"))
+    }
+
+    /// As [`Ledger::file`] for several paths, in their order, and for less than one at a time.
+    ///
+    /// # Errors
+    /// [`Error::PathTooLong`] for one of them.
+    pub fn place(&self, paths: Vec<Vec<u8>>) -> Result<Vec<File>, Error> {
+        if let Some(path) = paths.iter().find(|path| path.len() > MAX_PATH_BYTES) {
             return Err(Error::PathTooLong { found: path.len() });
         }
-        let key = file_key(&self.vrf.output(&path));
-        Ok(File { path, key })
+        let outputs = self.vrf.outputs(paths.iter().map(Vec::as_slice));
+        Ok(paths
+            .into_iter()
+            .zip(outputs)
+            .map(|(path, output)| File { path, key: file_key(&output) })
+            .collect())
     }
 
     /// The checkpoint of now, which can be proven against for [`RETENTION`].

@@ -30,11 +30,11 @@ impl Evaluator {
         }
     }
 
-    pub(crate) fn output(&self, input: &[u8]) -> [u8; 64] {
-        let gamma = self.point(input).mul_clamped(*self.scalar);
-        let encoding = gamma.mul_by_cofactor().compress();
-        let hash = Sha512::new().chain_update([SUITE, PROOF_TO_HASH_FRONT]).chain_update(encoding.as_bytes());
-        hash.chain_update([BACK]).finalize().into()
+    /// The output of each input. Points are encoded together, which saves each but one its inversion.
+    pub(crate) fn outputs<'a>(&self, inputs: impl Iterator<Item = &'a [u8]>) -> Vec<[u8; 64]> {
+        let points: Vec<_> =
+            inputs.map(|input| self.point(input).mul_clamped(*self.scalar).mul_by_cofactor()).collect();
+        EdwardsPoint::compress_batch_alloc(&points).iter().map(hash).collect()
     }
 
     /// Try and increment: half of all hashes are points.
@@ -50,4 +50,9 @@ impl Evaluator {
             })
             .expect("one of 256 hashes is a point")
     }
+}
+
+fn hash(encoding: &CompressedEdwardsY) -> [u8; 64] {
+    let front = Sha512::new().chain_update([SUITE, PROOF_TO_HASH_FRONT]);
+    front.chain_update(encoding.as_bytes()).chain_update([BACK]).finalize().into()
 }

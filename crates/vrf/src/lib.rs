@@ -160,9 +160,17 @@ impl SecretKey {
 impl SecretKey {
     /// The output that belongs to `input`, without a proof: on Ed25519 at a third of the cost of one.
     pub fn output(&self, input: &[u8]) -> Output {
+        self.outputs([input]).pop().expect("one output for each input")
+    }
+
+    /// The outputs of several inputs, in their order: on Ed25519 for less than one at a time.
+    pub fn outputs<'a>(&self, inputs: impl IntoIterator<Item = &'a [u8]>) -> Vec<Output> {
+        let inputs = inputs.into_iter();
         match &self.prover {
-            Secret::P256(_) => self.prove(input).output(),
-            Secret::Ed25519(_, evaluator) => Output(evaluator.output(input).to_vec()),
+            Secret::P256(_) => inputs.map(|input| self.prove(input).output()).collect(),
+            Secret::Ed25519(_, evaluator) => {
+                evaluator.outputs(inputs).iter().map(|output| Output(output.to_vec())).collect()
+            }
         }
     }
 }

@@ -53,6 +53,19 @@ fn the_examples_of_the_rfc_are_made_and_verified() {
 }
 
 #[test]
+fn outputs_together_are_those_one_by_one() {
+    for suite in [Suite::P256Sha256Tai, Suite::Edwards25519Sha512Tai] {
+        let secret = SecretKey::from_bytes(suite, &[3; 32]).unwrap();
+        let inputs: Vec<_> = (0..20_u8).map(|count| vec![count; usize::from(count)]).collect();
+        for count in [0, 1, 2, 20] {
+            let some = &inputs[..count];
+            let proven: Vec<_> = some.iter().map(|input| secret.prove(input).output()).collect();
+            assert_eq!(secret.outputs(some.iter().map(Vec::as_slice)), proven);
+        }
+    }
+}
+
+#[test]
 fn a_proof_holds_for_its_key_and_input_alone() {
     let examples = examples();
     for (i, one) in examples.iter().enumerate() {

@@ -4,7 +4,7 @@ use redb::ReadableDatabase as _;
 
 use super::prove::Reader;
 use super::tables::{FILES, STREAMS, corrupt};
-use super::{File, Ledger};
+use super::{File, Ledger, Logged, What};
 use crate::store::Error;
 use crate::{Entry, Gap, Key, Kind, Observation, Record, StreamEntry, StreamName, StreamPayload, Value};
 
@@ -80,6 +80,18 @@ impl Ledger {
         .collect()
     }
 
+    /// As [`Ledger::entries`], with what each of them stands for.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn logged(&self, from: u64, limit: usize) -> Result<Vec<Logged>, Error> {
+        let entries = self.entries(from, limit)?.into_iter();
+        let reader = self.reader()?;
+        entries
+            .map(|(index, entry)| Ok(Logged { what: what(&reader, index, &entry)?, index, entry }))
+            .collect()
+    }
+
     /// Up to `limit` entries of a stream from number `from` on.
     ///
     /// # Errors
@@ -107,6 +119,15 @@ fn observation(reader: &Reader, index: u64) -> Result<Observation, Error> {
     let Entry { sequence, time, .. } = decode(index, &reader.entry(index)?)?;
     let record = Record::decode(&reader.payload(index)?).map_err(|_| corrupt(format!("record {index}")))?;
     Ok(Observation { index, sequence, time, record })
+}
+
+fn what(reader: &Reader, index: u64, entry: &Entry) -> Result<What, Error> {
+    let payload = reader.payload(index)?;
+    Ok(match entry.kind {
+        Kind::File => What::File(observation(reader, index)?),
+        Kind::Gap => What::Gap(Gap::decode(&payload).map_err(|_| corrupt(format!("gap {index}")))?),
+        Kind::Stream => What::Stream(payload),
+    })
 }
 
 fn stream_entry(reader: &Reader, index: u64) -> Result<StreamEntry, Error> {
