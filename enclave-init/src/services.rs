@@ -341,6 +341,7 @@ mod tests {
             digests: Vec::new(),
             enforce: manifest::Enforce::Off,
             ignore: Vec::new(),
+            nats: None,
             roots: Vec::new(),
             sweep_s: 0,
         }

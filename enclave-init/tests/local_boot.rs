@@ -338,6 +338,7 @@ fn monitored(sweep_s: u32, enforce: Enforce) -> Measured {
         digests: Vec::new(),
         enforce,
         ignore: Vec::new(),
+        nats: None,
         roots: vec!["/work".to_owned()],
         sweep_s,
     };

@@ -26,7 +26,10 @@ use self::{
     error::ApiError,
     query::{MAX_AT_ONCE, Parameters},
 };
-use crate::monitor::{Handle, Phase};
+use crate::{
+    monitor::{Handle, Phase},
+    nats::Sent,
+};
 
 /// What the service knows.
 #[derive(Debug)]
@@ -35,6 +38,7 @@ pub struct Service {
     monitor: OnceLock<Handle>,
     baseline: OnceLock<Vec<u8>>,
     enforce: OnceLock<String>,
+    nats: OnceLock<Arc<Sent>>,
     roots: Vec<String>,
     grown: tokio::sync::watch::Sender<u64>,
 }
@@ -50,6 +54,7 @@ impl Service {
             monitor: OnceLock::new(),
             baseline: OnceLock::new(),
             enforce: OnceLock::new(),
+            nats: OnceLock::new(),
             roots,
             grown,
         }
@@ -63,6 +68,12 @@ impl Service {
         let _ = self.enforce.set(enforce);
     }
 
+    /// Events are sent elsewhere, too.
+    pub(crate) fn sends(&self, sent: Arc<Sent>) {
+        // Called once, as the other.
+        let _ = self.nats.set(sent);
+    }
+
     /// Told whenever the ledger has grown.
     pub fn grown(&self) -> tokio::sync::watch::Sender<u64> {
         self.grown.clone()
@@ -73,7 +84,12 @@ impl Service {
     /// # Errors
     /// When it can accept no more.
     pub async fn serve(self: Arc<Self>, listener: Listener) -> std::io::Result<()> {
-        axum::serve(Accept(listener), router(self)).await
+        axum::serve(Accept(listener), self.router()).await
+    }
+
+    /// What answers requests.
+    pub fn router(self: Arc<Self>) -> Router {
+        router(self)
     }
 
     fn status(&self) -> Value {
@@ -84,6 +100,9 @@ impl Service {
             "roots": self.roots,
             "state": "scanning",
         });
+        if let Some(sent) = self.nats.get() {
+            status["nats"] = sent.status();
+        }
         let Some(monitor) = self.monitor.get() else { return status };
         answers::add_counters(&mut status, monitor);
         status["state"] = match monitor.phase() {

@@ -89,7 +89,11 @@ fn run_daemon(args: &RunArgs) -> ExitCode {
     let Err(error) = crate::run::run(args) else { return ExitCode::Done };
     tracing::error!(error = &error as &dyn std::error::Error, "stopped");
     match error {
-        RunError::Manifest(_) | RunError::NoMonitor | RunError::Deny | RunError::Tree(_) => ExitCode::Usage,
+        RunError::Manifest(_)
+        | RunError::NoMonitor
+        | RunError::Deny
+        | RunError::Nats(_)
+        | RunError::Tree(_) => ExitCode::Usage,
         _ => ExitCode::CannotGoOn,
     }
 }

@@ -14,6 +14,7 @@ pub mod content;
 pub mod enforce;
 pub mod listing;
 pub mod monitor;
+mod nats;
 pub mod observe;
 pub mod patterns;
 mod queue;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use ledger::store::{Ledger, Options};
-use manifest::{Denied, DigestKind, Enforce, Measured, Monitor as Wanted};
+use manifest::{Denied, DigestKind, Enforce, Measured, Monitor as Wanted, Nats};
 use tokio::signal::unix::{SignalKind, signal};
 use transport::{Addr, Listener};
 
@@ -19,6 +19,7 @@ use crate::{
     content::DigestSet,
     enforce::{DenyList, Enforcer},
     monitor::{Monitor, MonitorError, Phase, Settings, now},
+    nats::Sink,
     patterns::Patterns,
     scan::default_threads,
     tree::TreeError,
@@ -66,6 +67,13 @@ pub struct RunArgs {
     /// Where to answer
     #[arg(long, value_name = "SOCKET", default_value = crate::cli::DEFAULT_SOCKET)]
     pub socket: PathBuf,
+    /// A server of NATS JetStream that events and records are sent to, as nats://HOST:PORT or tls://HOST:PORT; may be given
+    /// more than once for servers of one cluster
+    #[arg(long, value_name = "URL", conflicts_with = "manifest")]
+    pub nats: Vec<String>,
+    /// The stream there, and the bucket
+    #[arg(long, value_name = "NAME", default_value = manifest::DEFAULT_NATS_STREAM, requires = "nats")]
+    pub nats_stream: String,
     /// Most directories watched, whatever the kernel allows
     #[arg(long, value_name = "N", default_value_t = usize::MAX, hide_default_value = true)]
     pub max_watches: usize,
@@ -100,6 +108,9 @@ pub enum RunError {
     /// The manifest wants no monitor.
     #[error("the manifest has no `monitor`")]
     NoMonitor,
+    /// Servers of NATS that cannot be.
+    #[error("--nats, --nats-stream: {0}")]
+    Nats(&'static str),
     /// A deny list without anybody who is held.
     #[error("--deny goes with --enforce prefer or require: nobody is held otherwise")]
     Deny,
@@ -146,9 +157,17 @@ impl RunArgs {
                 Enforcing::Require => Enforce::Require,
             },
             ignore: self.ignore.clone(),
+            nats: (!self.nats.is_empty()).then(|| self.nats()),
             roots: self.roots.clone(),
             sweep_s: self.sweep,
         }
+    }
+
+    fn nats(&self) -> Nats {
+        let mut servers = self.nats.clone();
+        servers.sort_unstable();
+        servers.dedup();
+        Nats { servers, stream: self.nats_stream.clone() }
     }
 
     fn settings(&self, wanted: &Wanted) -> Result<Settings, RunError> {
@@ -173,6 +192,9 @@ pub fn run(args: &RunArgs) -> Result<(), RunError> {
     let wanted = args.wanted()?;
     if wanted.enforce == Enforce::Off && !wanted.deny.is_empty() {
         return Err(RunError::Deny);
+    }
+    if let Some(nats) = &wanted.nats {
+        nats.check_values().map_err(RunError::Nats)?;
     }
     let settings = args.settings(&wanted)?;
     make_private(&args.state)?;
@@ -199,6 +221,7 @@ async fn serve(
     let service = Arc::new(Service::new(Arc::clone(&ledger), wanted.roots.clone()));
     tokio::spawn(Arc::clone(&service).serve(listener));
     let (state, grown) = (args.state.clone(), service.grown());
+    let (sent, nats) = (Arc::clone(&ledger), wanted.nats.clone());
     let started = tokio::task::spawn_blocking(move || -> Result<_, RunError> {
         let monitor = Monitor::start(settings, Arc::clone(&ledger), grown)?;
         let enforcer = enforce(&monitor, &wanted)?;
@@ -213,6 +236,11 @@ async fn serve(
     };
     let handle = monitor.handle();
     service.begin(handle.clone(), baseline, held);
+    if let Some(nats) = nats {
+        let sink = Sink::new(nats, &args.state, sent, &handle, service.grown().subscribe());
+        service.sends(sink.sent());
+        tokio::spawn(sink.run());
+    }
     tracing::info!(files = handle.counters().files.load(std::sync::atomic::Ordering::Relaxed), "watching");
     transport::notify::ready().map_err(RunError::System)?;
     let ended = tokio::task::spawn_blocking(move || handle.wait_end());

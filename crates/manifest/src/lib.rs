@@ -16,6 +16,7 @@ mod health;
 mod keyed;
 mod measured;
 mod monitor;
+mod nats;
 mod publish;
 mod reference;
 mod secret;
@@ -31,6 +32,7 @@ pub use measured::{
     Service,
 };
 pub use monitor::{DEFAULT_SWEEP_S, Denied, DigestKind, Enforce, Monitor, NEVER_WATCHED};
+pub use nats::{DEFAULT_NATS_STREAM, Nats};
 pub use publish::{ClientAddress, Publish};
 pub use reference::{ImageReference, ImageVersion, ReferenceError};
 pub use secret::is_secret_name;

@@ -218,7 +218,7 @@ impl Measured {
             acme.check(self.attestation.is_some(), self.egress.as_ref())?;
         }
         if let Some(monitor) = &self.monitor {
-            monitor.check()?;
+            monitor.check(self.egress.as_ref())?;
         }
         if self.services.iter().any(|service| !service.secrets.is_empty())
             && !self.control.as_ref().is_some_and(Control::takes_secrets)

@@ -7,7 +7,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use toml::Spanned;
 
 use crate::{
+    Egress, Nats,
     control::is_plain_path,
+    nats::RawNats,
     source::{Mistake, mistake},
 };
 
@@ -39,6 +41,9 @@ pub struct Monitor {
     pub enforce: Enforce,
     /// What is not watched: lines of a .gitignore file that lies in `/`, in their order, since later ones win.
     pub ignore: Vec<String>,
+    /// Where events and records also go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nats: Option<Nats>,
     /// Directories and files that are watched with all below, as the application sees them: ascending, none within
     /// another. Empty: only what is appended to streams is recorded.
     pub roots: Vec<String>,
@@ -80,7 +85,7 @@ pub enum Denied {
 
 impl Monitor {
     /// Checks the rules that hold between values.
-    pub(crate) fn check(&self) -> Result<(), &'static str> {
+    pub(crate) fn check(&self, egress: Option<&Egress>) -> Result<(), &'static str> {
         if self.roots.len() > MAX_ROOTS || self.ignore.len().max(self.deny.len()) > MAX_ENTRIES {
             return Err("the monitor has more than 64 roots, or more than 1024 patterns or denied files");
         }
@@ -105,7 +110,7 @@ impl Monitor {
         if self.enforce != Enforce::Off && self.roots.is_empty() {
             return Err("the monitor is to hold who opens files, but watches none");
         }
-        Ok(())
+        self.nats.as_ref().map_or(Ok(()), |nats| nats.check(egress))
     }
 }
 
@@ -189,6 +194,7 @@ pub(crate) struct RawMonitor {
     digests: Vec<DigestKind>,
     #[serde(default)]
     deny: Vec<Spanned<String>>,
+    nats: Option<Spanned<RawNats>>,
 }
 
 /// `true`, `false` or `"prefer"`.
@@ -200,7 +206,7 @@ enum RawEnforce {
 }
 
 impl RawMonitor {
-    pub(crate) fn check(this: Option<Self>) -> Result<Option<Monitor>, Mistake> {
+    pub(crate) fn check(this: Option<Self>, egress: Option<&Egress>) -> Result<Option<Monitor>, Mistake> {
         let Some(raw) = this else { return Ok(None) };
         let mut digests = raw.digests;
         digests.sort_unstable();
@@ -210,6 +216,7 @@ impl RawMonitor {
             digests,
             enforce: enforce(raw.enforce.as_ref())?,
             ignore: patterns(&raw.ignore)?,
+            nats: RawNats::check(raw.nats, egress)?,
             roots: roots(raw.roots.get_ref())?,
             sweep_s: sweep(raw.sweep.as_ref())?,
         };
@@ -222,7 +229,7 @@ impl RawMonitor {
             return Err(mistake(at, "`monitor.enforce` needs `roots`: it holds who opens files below them"));
         }
         // What is left is the number of entries.
-        monitor.check().map_err(|text| mistake(&raw.roots, format!("`monitor`: {text}")))?;
+        monitor.check(egress).map_err(|text| mistake(&raw.roots, format!("`monitor`: {text}")))?;
         Ok(Some(monitor))
     }
 }

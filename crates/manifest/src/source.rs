@@ -492,8 +492,8 @@ impl Raw {
             attestation,
             control,
             acme: RawAcme::check(self.acme, attestation.is_some(), egress.as_ref())?,
+            monitor: RawMonitor::check(self.monitor, egress.as_ref())?,
             egress,
-            monitor: RawMonitor::check(self.monitor)?,
             app,
             services,
         })

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write, sync::atomic::Ordering};
 
-use ledger::{Content, Entry, Kind, Observation, State, store::Ledger};
+use ledger::{Content, Entry, Gap, Kind, Observation, State, store::Ledger};
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
     tree::text,
 };
 
-pub(super) fn checkpoint(ledger: &Ledger) -> Value {
+pub(crate) fn checkpoint(ledger: &Ledger) -> Value {
     let (checkpoint, note) = ledger.signed_checkpoint();
     json!({
         "ledger_key": hex::encode(ledger.ledger_key()),
@@ -25,7 +25,7 @@ pub(super) fn checkpoint(ledger: &Ledger) -> Value {
 }
 
 /// An entry as the log has it, without names.
-pub(super) fn entry(index: u64, entry: &Entry) -> Value {
+pub(crate) fn entry(index: u64, entry: &Entry) -> Value {
     let kind = match entry.kind {
         Kind::File => "file",
         Kind::Stream => "stream",
@@ -43,6 +43,11 @@ pub(super) fn entry(index: u64, entry: &Entry) -> Value {
         value["previous"] = previous.into();
     }
     value
+}
+
+/// A time when nobody looked.
+pub(crate) fn gap(gap: &Gap) -> Value {
+    json!({"detail": gap.detail, "reason": gap.reason.name(), "since": gap.since})
 }
 
 /// What was recorded of a file.

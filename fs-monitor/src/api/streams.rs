@@ -10,7 +10,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use ledger::{StreamEntry, StreamName, StreamPayload, store::Event};
 use serde_json::{Value, json};
 
-use super::{Shared, blocking, cbor, error::ApiError, query::Parameters};
+use super::{Shared, answers, blocking, cbor, error::ApiError, query::Parameters};
 use crate::monitor::now;
 
 /// Longest name behind `app/`, in bytes.
@@ -55,7 +55,7 @@ fn entry(entry: &StreamEntry) -> Value {
     match &entry.payload {
         StreamPayload::Bytes(bytes) => value["payload"] = STANDARD.encode(bytes).into(),
         StreamPayload::Gap(gap) => {
-            value["gap"] = json!({"detail": gap.detail, "reason": gap.reason.name(), "since": gap.since});
+            value["gap"] = answers::gap(gap);
         }
     }
     value

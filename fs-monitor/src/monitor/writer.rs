@@ -140,8 +140,9 @@ impl Group {
             shared.counters.groups.fetch_add(1, Ordering::Relaxed);
             let (time, shown) = (now(), shared.shown(&self.events));
             let places = shared.ledger.append(time, self.events)?;
-            shared.grown();
+            // In this order: who is told that there is more finds it shown.
             shared.show(time, shown, &places);
+            shared.grown();
         }
         for directory in &self.gone {
             mark_below(shared, directory)?;
