@@ -1,6 +1,10 @@
 //! What needs a kernel that is set up for it: the program in a user and mount namespace of its own.
 
-#![allow(clippy::unwrap_used, reason = "a test that fails to prepare has to stop")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that fails to prepare has to stop, and says what it skips"
+)]
 
 use std::{
     fs,

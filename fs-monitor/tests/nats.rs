@@ -1,6 +1,10 @@
 //! Events and records sent to a real NATS server, which goes away and comes back.
 
-#![allow(clippy::unwrap_used, reason = "a test that fails to prepare has to stop")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that fails to prepare has to stop, and says what it skips"
+)]
 
 use std::{
     collections::BTreeSet,
