@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Entry, EntryError, Position, PublicKey, SignedEntry};
+use crate::{Entry, EntryError, Position, PublicKey, SignedEntry, legacy::LEGACY};
 
 /// An entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +30,22 @@ pub struct Row {
     pub previous: String,
     /// The key that signed, compressed, in hex.
     pub public_key: String,
+    /// The signature, where `signature` is one of the legacy form.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entry_signature: Option<String>,
+    /// [`LEGACY`](crate::legacy::LEGACY) in such a row.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature_form: Option<String>,
+}
+
+impl Row {
+    /// With a legacy signature (DER) in the place of the sound one, for clients that know no other.
+    pub fn with_legacy_signature(mut self, signature: &[u8]) -> Self {
+        let sound = std::mem::replace(&mut self.signature, format!("0x{}", hex::encode(signature)));
+        self.entry_signature = Some(sound);
+        self.signature_form = Some(LEGACY.to_owned());
+        self
+    }
 }
 
 /// A program that keeps this log, at one of its starts.
@@ -82,6 +98,8 @@ impl From<&SignedEntry> for Row {
             sequence: entry.after.sequence,
             previous: hex::encode(entry.after.head),
             public_key: entry.key.to_string(),
+            entry_signature: None,
+            signature_form: None,
         }
     }
 }
@@ -89,9 +107,15 @@ impl From<&SignedEntry> for Row {
 impl TryFrom<&Row> for SignedEntry {
     type Error = EntryError;
 
-    /// Only the form that is written is read: lower case, and hyphens where they belong.
+    /// Only the form that is written is read: lower case, and hyphens where they belong. A legacy signature is not looked at: it would say
+    /// nothing that the sound one does not.
     fn try_from(row: &Row) -> Result<Self, EntryError> {
-        let signature = row.signature.strip_prefix("0x").and_then(|digits| hex::decode(digits).ok());
+        let digits = |text: &str| text.strip_prefix("0x").and_then(|digits| hex::decode(digits).ok());
+        let legacy = match row.entry_signature {
+            Some(_) => Some(digits(&row.signature).ok_or(EntryError::NotCanonical)?),
+            None => None,
+        };
+        let signature = digits(row.entry_signature.as_ref().unwrap_or(&row.signature));
         let entry = Entry {
             after: Position { sequence: row.sequence, head: bytes(&row.previous)? },
             key: PublicKey(bytes(&row.public_key)?),
@@ -105,7 +129,12 @@ impl TryFrom<&Row> for SignedEntry {
         };
         entry.check()?;
         let signed = Self { entry, signature: signature.ok_or(EntryError::NotCanonical)? };
-        if Row::from(&signed) != *row {
+        let written = Row::from(&signed);
+        let written = match legacy {
+            Some(legacy) => written.with_legacy_signature(&legacy),
+            None => written,
+        };
+        if written != *row {
             return Err(EntryError::NotCanonical);
         }
         Ok(signed)

@@ -52,6 +52,12 @@ impl fmt::Debug for SigningKey {
 }
 
 impl PublicKey {
+    /// The same for DER with s in either half.
+    pub(crate) fn verifies_either(&self, digest: &[u8; 32], signature: &[u8]) -> bool {
+        let signature = DerSignature::from_bytes(signature).and_then(Signature::try_from);
+        signature.is_ok_and(|signature| self.verifies(digest, signature.normalize_s().to_der().as_bytes()))
+    }
+
     /// Whether `signature` (DER, s in the lower half) is this key's over `digest`.
     pub fn verifies(&self, digest: &[u8; 32], signature: &[u8]) -> bool {
         let Ok(key) = VerifyingKey::from_sec1_bytes(&self.0) else { return false };

@@ -13,6 +13,7 @@ mod anchor;
 mod entry;
 mod json;
 mod key;
+pub mod legacy;
 #[cfg(feature = "rest")]
 pub mod rest;
 #[cfg(feature = "store")]

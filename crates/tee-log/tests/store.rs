@@ -131,6 +131,32 @@ fn times_do_not_go_back_and_the_logs_own_types_are_its_own() {
     assert!(verify(&rows(&log, &Query::default())).unwrap().lives()[0].closed);
 }
 
+#[test]
+fn legacy_signatures_are_beside_the_sound_ones_and_called_weak() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    drop(two_lives(&path));
+    let log = TeeLog::open(&path, &key()).unwrap().with_legacy_signatures();
+    log.register("agent", "", String::new(), NOW + 5).unwrap();
+    log.append(vec![deed("r", "u", "x", "legacy")], NOW + 6).unwrap();
+    drop(log);
+    let log = TeeLog::open(&path, &key()).unwrap();
+    let rows = rows(&log, &Query::default());
+    verify(&rows).unwrap();
+    // Those of before have none.
+    assert!(rows[..6].iter().all(|row| row.entry_signature.is_none() && row.signature_form.is_none()));
+    for row in &rows[6..] {
+        assert_eq!(row.signature_form.as_deref(), Some(tee_log::legacy::LEGACY));
+        let signed = SignedEntry::try_from(row).unwrap();
+        let legacy = hex::decode(&row.signature[2..]).unwrap();
+        assert!(tee_log::legacy::verifies(&signed.entry, &signed.entry.key, &legacy));
+        assert_ne!(row.entry_signature.as_ref(), Some(&row.signature));
+        // Nobody passes the weak one off as the sound one.
+        let weak = Row { entry_signature: None, signature_form: None, ..row.clone() };
+        assert!(!SignedEntry::try_from(&weak).unwrap().is_signed());
+    }
+}
+
 /// The table of entries, open for writing.
 type Entries<'t> = redb::Table<'t, u64, &'static [u8]>;
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, de};
 
 use crate::{
     eth::{Address, Amount, OperatorKey},
-    log::Kept,
+    log::{Kept, Options},
     spending::{Chain, Destination, Token},
     variables::{MAX_VALUE_BYTES, Variable, is_valid_name},
 };
@@ -30,8 +30,8 @@ pub struct Config {
     pub legacy_signatures: bool,
     /// Variables that there are, with the values that they start with.
     pub variables: BTreeMap<String, Variable>,
-    /// The log that the next start goes on with; none: it ends with the process.
-    pub log: Option<Kept>,
+    /// Where the log is kept, and how it is signed.
+    pub log: Options,
     /// Who answers prompts; none: nobody.
     pub upstream: Option<Upstream>,
     /// The variable whose value callers of `sign-transaction` have to know; none: there need be no token.
@@ -97,7 +97,8 @@ struct Raw {
     legacy_signatures: bool,
     #[serde(default)]
     variable: Vec<RawVariable>,
-    log: Option<RawLog>,
+    #[serde(default)]
+    log: RawLog,
     upstream: Option<RawUpstream>,
     transactions: Option<RawTransactions>,
 }
@@ -114,11 +115,13 @@ struct RawVariable {
     immutable: bool,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawLog {
-    file: PathBuf,
+    file: Option<PathBuf>,
     key: Option<PathBuf>,
+    #[serde(default)]
+    legacy_signatures: bool,
 }
 
 #[derive(Deserialize)]
@@ -245,7 +248,7 @@ impl Raw {
             operator,
             legacy_signatures: self.legacy_signatures,
             variables,
-            log: self.log.map(RawLog::check).transpose()?,
+            log: self.log.check()?,
             upstream: self.upstream.map(RawUpstream::check).transpose()?,
             token_variable,
             chains,
@@ -281,15 +284,15 @@ fn check_url(key: &'static str, url: &str) -> Result<(), ConfigError> {
 }
 
 impl RawLog {
-    fn check(self) -> Result<Kept, ConfigError> {
-        let Self { file, key } = self;
-        if !file.is_absolute()
-            || file.file_name().is_none()
-            || key.as_ref().is_some_and(|key| key.is_relative())
-        {
+    fn check(self) -> Result<Options, ConfigError> {
+        let Self { file, key, legacy_signatures } = self;
+        if file.iter().chain(&key).any(|path| !path.is_absolute() || path.file_name().is_none()) {
             return Err(value("log", "`file` and `key` are paths from the root"));
         }
-        Ok(Kept { file, key })
+        if file.is_none() && key.is_some() {
+            return Err(value("log", "`key` without `file`: a log in memory has a key of its own"));
+        }
+        Ok(Options { kept: file.map(|file| Kept { file, key }), legacy_signatures })
     }
 }
 
@@ -364,9 +367,9 @@ mod tests {
         assert_eq!(config.tee_name, "robot_sensory_forest");
         assert!(config.variables["motto"].public && !config.variables["openrouter_api_key"].public);
         assert_eq!(config.upstream.unwrap().key_variable.as_deref(), Some("openrouter_api_key"));
-        assert_eq!(config.log, None);
+        assert_eq!(config.log, Options::default());
         let kept = WHOLE.replace("[upstream]", "[log]\nfile = \"/var/lib/agent/log\"\n[upstream]");
-        let kept = Config::parse(&kept).unwrap().log.unwrap();
+        let kept = Config::parse(&kept).unwrap().log.kept.unwrap();
         assert_eq!(kept, Kept { file: "/var/lib/agent/log".into(), key: None });
         assert_eq!(config.token_variable.as_deref(), Some("secret_token"));
         let chain = &config.chains[0];
@@ -390,6 +393,7 @@ mod tests {
             ("to = [\"any\"]", "to = [\"all\"]", "transactions.chain.token.to"),
             ("max_tokens = 4096", "max_tokens = 0", "upstream"),
             ("[upstream]", "[log]\nfile = \"log\"\n[upstream]", "log"),
+            ("[upstream]", "[log]\nkey = \"/log\"\n[upstream]", "log"),
         ] {
             assert!(WHOLE.contains(from), "{from}");
             let error = Config::parse(&WHOLE.replacen(from, to, 1)).unwrap_err();

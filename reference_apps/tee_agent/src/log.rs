@@ -36,6 +36,15 @@ pub struct Kept {
     pub key: Option<PathBuf>,
 }
 
+/// What the configuration says of the log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Where the next start finds it; none: it ends with the process.
+    pub kept: Option<Kept>,
+    /// Whether entries are signed in the legacy form too, which is weak.
+    pub legacy_signatures: bool,
+}
+
 /// The agent's log.
 #[derive(Clone, Debug)]
 pub struct Log {
@@ -71,15 +80,15 @@ impl Log {
     ///
     /// # Errors
     /// [`OpenError`]
-    pub async fn open(
-        agent_id: &str,
-        kept: Option<&Kept>,
-        evidence: &dyn Evidence,
-    ) -> Result<Self, OpenError> {
-        let log = match kept {
+    pub async fn open(agent_id: &str, options: &Options, evidence: &dyn Evidence) -> Result<Self, OpenError> {
+        let mut log = match &options.kept {
             None => TeeLog::in_memory()?,
             Some(kept) => TeeLog::open(&kept.file, &kept.key()?)?,
         };
+        if options.legacy_signatures {
+            tracing::warn!("the log shows legacy signatures, which are weak");
+            log = log.with_legacy_signatures();
+        }
         let taken_over = log.position().sequence;
         let public_key = log.public_key().0.to_vec();
         let question = Question { nonce: String::new(), data: log.key_statement(), public_key };

@@ -112,7 +112,7 @@ async fn run(args: Serve) -> anyhow::Result<()> {
         TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
     tracing::info!("listening on http://{}", listener.local_addr()?);
     let enclave = Arc::new(Enclave::at(args.api));
-    let log = Log::open(&config.tee_name, config.log.as_ref(), &*enclave).await.context("the log")?;
+    let log = Log::open(&config.tee_name, &config.log, &*enclave).await.context("the log")?;
     let (ending, end) = oneshot::channel();
     let anchoring = tokio::spawn(Anchoring::new(log.clone(), enclave.clone()).run(end));
     let agent = Agent::new(config, key, enclave, log.clone());

@@ -48,3 +48,18 @@ async fn eth_account_does() {
 async fn ethers_does() {
     uses_an_agent("node", "live.mjs", "node_modules/ethers/package.json").await;
 }
+
+/// ganache with an ERC-20 contract, and llama.cpp's server with a model: payments that are mined, an answer that is signed.
+#[tokio::test]
+async fn a_real_node_and_a_real_model_do() {
+    let real = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/real");
+    if !real.join("node_modules/ganache").exists() || !real.join(".venv/bin/python").exists() {
+        println!("skipped: a real node and a real model (tools/agent-clients real installs them)");
+        return;
+    }
+    let mut command = tokio::process::Command::new("node");
+    command.arg("real.mjs").arg(env!("CARGO_BIN_EXE_tee_agent")).current_dir(&real).kill_on_drop(true);
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(600), command.output());
+    let output = ended.await.unwrap().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}

@@ -15,7 +15,7 @@ use serde_json::json;
 use tee_agent::{
     anchoring::Anchoring,
     evidence::{Asking, EnclaveError, Evidence, Place, Question},
-    log::{Kept, Log, OpenError},
+    log::{Kept, Log, OpenError, Options},
 };
 use tee_log::{SignedEntry, Verifier, anchors, key_statement, store::Query};
 use tokio::sync::oneshot;
@@ -57,6 +57,10 @@ impl Evidence for Enclave {
     }
 }
 
+fn options(kept: &Kept) -> Options {
+    Options { kept: Some(kept.clone()), ..Options::default() }
+}
+
 /// Verifies all entries of a log against what was anchored.
 fn verified(log: &Log, enclave: &Enclave) -> Verifier {
     let payloads = enclave.appended();
@@ -69,7 +73,7 @@ fn verified(log: &Log, enclave: &Enclave) -> Verifier {
 
 /// One start of an agent, up to its end.
 async fn live(kept: &Kept, enclave: &Arc<Enclave>, closes: bool) -> Log {
-    let log = Log::open("agent", Some(kept), &**enclave).await.unwrap();
+    let log = Log::open("agent", &options(kept), &**enclave).await.unwrap();
     let (ending, end) = oneshot::channel();
     let anchoring = tokio::spawn(Anchoring::new(log.clone(), enclave.clone()).run(end));
     for number in 0..5 {
@@ -134,7 +138,7 @@ async fn another_key_or_none_does_not_open_it() {
         Kept { key: Some(path), ..kept.clone() }
     };
     let right = fs::read_to_string(dir.path().join("log.key")).unwrap();
-    let open = async |kept: &Kept| Log::open("agent", Some(kept), &*enclave).await.map(drop);
+    let open = async |kept: &Kept| Log::open("agent", &options(kept), &*enclave).await.map(drop);
     open(&other("right", &right)).await.unwrap();
     let wrong = open(&other("wrong", &"ab".repeat(32))).await;
     assert!(matches!(wrong, Err(OpenError::Log(_))), "{wrong:?}");

@@ -44,11 +44,12 @@ impl Columns {
     /// How many entries are found, and the numbers of those after the first `skip`, at most `most`.
     pub(super) fn find(&self, query: &Query, skip: u64, most: u64) -> (u64, Vec<u64>) {
         let texts = [&query.agent_id, &query.room_id, &query.user_id, &query.kind];
-        let mut wanted = [None; 4];
-        for ((names, text), wanted) in self.names.iter().zip(texts).zip(&mut wanted) {
+        // Compared without a branch for each column: this is what a query over a million entries takes its time for.
+        let (mut wanted, mut mask) = ([0; 4], [0; 4]);
+        for (((names, text), wanted), mask) in self.names.iter().zip(texts).zip(&mut wanted).zip(&mut mask) {
             if !text.is_empty() {
                 let Some(number) = names.0.get(text) else { return (0, Vec::new()) };
-                *wanted = Some(*number);
+                (*wanted, *mask) = (*number, u32::MAX);
             }
         }
         let from =
@@ -56,15 +57,24 @@ impl Columns {
         let to = query
             .end_timestamp
             .map_or(self.rows.len(), |end| self.rows.partition_point(|(_, time)| *time <= end));
+        let rows = self.rows.get(from..to).unwrap_or_default();
+        if mask == [0; 4] {
+            let total = rows.len() as u64;
+            let first = (from as u64).saturating_add(skip.min(total));
+            return (
+                total,
+                (first..(to as u64).max(first)).take(usize::try_from(most).unwrap_or(usize::MAX)).collect(),
+            );
+        }
         let mut total = 0_u64;
         let mut found = Vec::new();
-        let rows = self.rows.get(from..to).unwrap_or_default();
         for ((numbers, _), row) in rows.iter().zip(from as u64..) {
-            let fits = wanted
+            let differs = numbers
                 .iter()
-                .zip(numbers)
-                .all(|(wanted, number)| wanted.is_none_or(|wanted| wanted == *number));
-            if fits {
+                .zip(&wanted)
+                .zip(&mask)
+                .fold(0, |differs, ((number, wanted), mask)| differs | ((number ^ wanted) & mask));
+            if differs == 0 {
                 if total >= skip && (found.len() as u64) < most {
                     found.push(row);
                 }

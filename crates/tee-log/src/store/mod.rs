@@ -20,7 +20,7 @@ pub use self::sealer::Key;
 use self::{columns::Columns, sealer::Sealer};
 use crate::{
     Agent, Broken, CLOSED, Entry, EntryError, MAX_NAME_BYTES, OPENED, Page, Position, PublicKey, RESERVED,
-    Row, SignedEntry, SigningKey, Verifier, json::uuid, key_statement,
+    Row, SignedEntry, SigningKey, Verifier, json::uuid, key_statement, legacy,
 };
 
 /// Most entries of one page.
@@ -114,6 +114,7 @@ pub struct TeeLog {
     sealer: Sealer,
     signer: SigningKey,
     taken_over: Position,
+    legacy_signatures: bool,
     state: Mutex<State>,
 }
 
@@ -159,7 +160,21 @@ impl TeeLog {
         write.commit().map_err(Error::storage)?;
         let state = load(&database, &sealer)?;
         let signer = SigningKey::generate().ok_or(Error::Random)?;
-        Ok(Self { database, sealer, signer, taken_over: state.position, state: Mutex::new(state) })
+        Ok(Self {
+            database,
+            sealer,
+            signer,
+            taken_over: state.position,
+            legacy_signatures: false,
+            state: Mutex::new(state),
+        })
+    }
+
+    /// From now on entries are signed in the legacy form too, and shown with that signature in the place of the sound one, which goes
+    /// beside it. It is weak: [`crate::legacy`].
+    pub fn with_legacy_signatures(mut self) -> Self {
+        self.legacy_signatures = true;
+        self
     }
 
     /// The key of this start of the program.
@@ -305,7 +320,9 @@ impl TeeLog {
         let mut table = write.open_table(ENTRIES).map_err(Error::storage)?;
         for signed in entries {
             let sequence = signed.entry.after.sequence;
-            let sealed = self.sealer.seal("entry", sequence, &stored(signed)).ok_or(Error::Random)?;
+            let legacy = self.legacy_signatures.then(|| legacy::sign(&signed.entry, &self.signer)).flatten();
+            let stored = stored(signed, &legacy.unwrap_or_default());
+            let sealed = self.sealer.seal("entry", sequence, &stored).ok_or(Error::Random)?;
             table.insert(sequence, &*sealed).map_err(Error::storage)?;
         }
         Ok(())
@@ -335,7 +352,7 @@ impl TeeLog {
         } else {
             self.search(&table, query, skip, page_size)?
         };
-        let data = found.into_iter().map(|number| Ok(Row::from(&self.read(&table, number)?)));
+        let data = found.into_iter().map(|number| Ok(self.read(&table, number)?.row()));
         Ok(Page { page, page_size, total, data: data.collect::<Result<_, Error>>()? })
     }
 
@@ -353,7 +370,7 @@ impl TeeLog {
         }
         let mut hits = Vec::new();
         for number in candidates {
-            if self.read(table, number)?.entry.content.contains(&query.contains_content) {
+            if self.read(table, number)?.signed.entry.content.contains(&query.contains_content) {
                 hits.push(number);
             }
         }
@@ -362,7 +379,7 @@ impl TeeLog {
         Ok((total, shown.take(usize::try_from(most).unwrap_or(usize::MAX)).collect()))
     }
 
-    fn read(&self, table: &ReadOnlyTable<u64, &[u8]>, number: u64) -> Result<SignedEntry, Error> {
+    fn read(&self, table: &ReadOnlyTable<u64, &[u8]>, number: u64) -> Result<Stored, Error> {
         let sealed =
             table.get(number).map_err(Error::storage)?.ok_or(Error::Sealed { what: "entry", number })?;
         open(&self.sealer, number, sealed.value())
@@ -396,7 +413,7 @@ fn load(database: &Database, sealer: &Sealer) -> Result<State, Error> {
     let mut verifier = Verifier::default();
     for row in read.open_table(ENTRIES).map_err(Error::storage)?.iter().map_err(Error::storage)? {
         let (number, sealed) = row.map_err(Error::storage)?;
-        let signed = open(sealer, number.value(), sealed.value())?;
+        let Stored { signed, .. } = open(sealer, number.value(), sealed.value())?;
         verifier.push(&signed)?;
         state.columns.push(&signed.entry);
     }
@@ -410,18 +427,37 @@ fn load(database: &Database, sealer: &Sealer) -> Result<State, Error> {
     Ok(state)
 }
 
-/// The signature's length, the signature, the entry.
-fn stored(signed: &SignedEntry) -> Vec<u8> {
-    let length = u8::try_from(signed.signature.len()).expect("a signature in DER has at most 72 bytes");
-    [&[length], &*signed.signature, &signed.entry.encode()].concat()
+/// An entry as it is kept.
+struct Stored {
+    signed: SignedEntry,
+    /// Empty where there is none.
+    legacy: Vec<u8>,
 }
 
-fn open(sealer: &Sealer, number: u64, sealed: &[u8]) -> Result<SignedEntry, Error> {
+impl Stored {
+    fn row(&self) -> Row {
+        let row = Row::from(&self.signed);
+        if self.legacy.is_empty() { row } else { row.with_legacy_signature(&self.legacy) }
+    }
+}
+
+/// Both signatures, each after its length, and the entry.
+fn stored(signed: &SignedEntry, legacy: &[u8]) -> Vec<u8> {
+    let length = |der: &[u8]| u8::try_from(der.len()).expect("a signature in DER has at most 72 bytes");
+    let entry = signed.entry.encode();
+    [&[length(&signed.signature)], &*signed.signature, &[length(legacy)], legacy, &*entry].concat()
+}
+
+fn open(sealer: &Sealer, number: u64, sealed: &[u8]) -> Result<Stored, Error> {
     let changed = || Error::Sealed { what: "entry", number };
     let bytes = sealer.open("entry", number, sealed).ok_or_else(changed)?;
-    let (length, rest) = bytes.split_first().ok_or_else(changed)?;
-    let (signature, entry) = rest.split_at_checked(usize::from(*length)).ok_or_else(changed)?;
-    Ok(SignedEntry { entry: Entry::decode(entry)?, signature: signature.to_vec() })
+    let part = |bytes: &[u8]| {
+        let (length, rest) = bytes.split_first()?;
+        rest.split_at_checked(usize::from(*length)).map(|(part, rest)| (part.to_vec(), rest.to_vec()))
+    };
+    let (signature, rest) = part(&bytes).ok_or_else(changed)?;
+    let (legacy, entry) = part(&rest).ok_or_else(changed)?;
+    Ok(Stored { signed: SignedEntry { entry: Entry::decode(&entry)?, signature }, legacy })
 }
 
 /// A random UUID (RFC 9562, version 4).

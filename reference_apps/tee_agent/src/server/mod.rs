@@ -7,6 +7,7 @@ mod transaction;
 mod variables;
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -50,6 +51,8 @@ pub struct Agent {
     authority: Authority,
     variables: Mutex<Variables>,
     spent: Mutex<Spent>,
+    /// URLs of nodes that are of the chain that they should be of.
+    checked_nodes: Mutex<BTreeSet<String>>,
     /// Held from a transaction's number to its broadcast, so that no two get the same.
     signing: tokio::sync::Mutex<()>,
     evidence: Arc<dyn Evidence>,
@@ -70,6 +73,7 @@ impl Agent {
             authority,
             variables: Mutex::new(Variables::new(config.variables.clone(), config.legacy_signatures)),
             spent: Mutex::default(),
+            checked_nodes: Mutex::default(),
             signing: tokio::sync::Mutex::default(),
             evidence,
             log,
@@ -90,6 +94,10 @@ impl Agent {
             tracing::error!(error = &error as &dyn std::error::Error, "not written down");
             Failure::new(StatusCode::SERVICE_UNAVAILABLE, format!("not written down, so not done: {error}"))
         })
+    }
+
+    fn checked_nodes(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.checked_nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn spent(&self) -> MutexGuard<'_, Spent> {

@@ -143,6 +143,20 @@ fn chain<'a>(agent: &'a Agent, wanted: Option<&str>) -> Result<(&'a Chain, &'a s
     })
 }
 
+/// Refuses a node of another chain. It is asked once: what is signed is for the configured chain, whatever a node says later.
+async fn check_chain(agent: &Agent, chain: &Chain, node: &Node<'_>) -> Result<(), Failure> {
+    if agent.checked_nodes().contains(node.url) {
+        return Ok(());
+    }
+    let said = node.chain_id().await?;
+    if said != Amount::from(chain.id) {
+        let message = format!("the node is of chain {said}, not {}", chain.id);
+        return Err(Failure::new(StatusCode::BAD_GATEWAY, message));
+    }
+    agent.checked_nodes().insert(node.url.to_owned());
+    Ok(())
+}
+
 async fn complete(
     agent: &Agent,
     chain: &Chain,
@@ -168,11 +182,7 @@ async fn complete(
     let nonce = wanted.nonce.map(|nonce| small("nonce", nonce)).transpose()?;
     let gas = wanted.gas.map(|gas| small("gas", gas)).transpose()?;
 
-    let said = node.chain_id().await?;
-    if said != Amount::from(chain.id) {
-        let message = format!("the node is of chain {said}, not {}", chain.id);
-        return Err(Failure::new(StatusCode::BAD_GATEWAY, message));
-    }
+    check_chain(agent, chain, node).await?;
     let sender = agent.key.address();
     let fee = match wanted.max_fee_per_gas {
         Some(Exact(max_fee)) => {

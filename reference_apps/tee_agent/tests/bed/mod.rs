@@ -42,7 +42,7 @@ pub(crate) fn operator_key() -> AgentKey {
 pub(crate) async fn agent(config: &str, api: &Path) -> Router {
     let config = Config::parse(config).unwrap();
     let enclave = Arc::new(Enclave::at(api));
-    let log = Log::open(&config.tee_name, config.log.as_ref(), &*enclave).await.unwrap();
+    let log = Log::open(&config.tee_name, &config.log, &*enclave).await.unwrap();
     router(Agent::new(config, agent_key(), enclave, log))
 }
 
