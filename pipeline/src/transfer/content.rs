@@ -11,9 +11,9 @@ use super::{
     entry::{Digest, Have, Meta, Start},
     error::TransferError,
     meter::Meter,
-    wire::{Beat, DATA_BYTES, Wire},
+    wire::{Beat, DATA_BYTES, Memory, Wire},
 };
-use crate::frame::Kind;
+use crate::frame::{HEADER_BYTES, Kind};
 
 /// What holes read as.
 pub(crate) static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
@@ -184,7 +184,8 @@ pub(crate) fn hash_prefix(
     beat: &Beat,
 ) -> Result<Option<blake3::Hasher>, Errno> {
     let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0; DATA_BYTES];
+    let mut memory = Memory::new();
+    let buffer = &mut memory[HEADER_BYTES..];
     let mut position = 0;
     while position < length {
         let most = usize::try_from(length - position).unwrap_or(usize::MAX).min(buffer.len());

@@ -158,9 +158,7 @@ impl Incoming {
 
     /// Puts what is kept back into a large buffer.
     fn restore(&mut self) {
-        let count = self.kept.len();
-        self.buffer.room()[..count].copy_from_slice(&self.kept);
-        self.buffer.fill(count);
+        self.buffer.hold(&self.kept);
         self.kept = Vec::new();
     }
 
@@ -191,7 +189,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Session<S> {
                 Some(End::Broken(error)) => return Poll::Ready(Err(broken(error))),
                 None => {}
             }
-            let mut room = ReadBuf::new(incoming.buffer.room());
+            let mut room = ReadBuf::new(incoming.buffer.landing());
             match Pin::new(&mut *stream).poll_read(cx, &mut room) {
                 Poll::Ready(Ok(())) => {
                     let count = room.filled().len();
