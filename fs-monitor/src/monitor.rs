@@ -501,6 +501,21 @@ impl Shared {
         }
     }
 
+    /// Marks what is below a directory that is gone: some of it may be there again, and what was found there a moment ago is not
+    /// there any more, whether that is recorded already or is about to be.
+    fn mark_below(&self, directory: &[u8]) -> Result<(), MonitorError> {
+        let prefix = if directory == b"/" { b"/".to_vec() } else { [directory, b"/"].concat() };
+        // First, since what is out now may be recorded after its turn below.
+        self.queue().mark_out(Cause::Event, Instant::now(), |path| path.starts_with(&prefix));
+        self.for_each_file(Some(prefix.clone()), |file| {
+            if !file.path().starts_with(&prefix) {
+                return Ok(ControlFlow::Break(()));
+            }
+            self.mark(file.path(), Cause::Event, When::Now);
+            Ok(ControlFlow::Continue(()))
+        })
+    }
+
     /// Counts what is recorded already.
     fn count_files(&self) -> Result<(), MonitorError> {
         self.for_each_file(None, |file| {
@@ -528,6 +543,8 @@ impl Shared {
 
     /// Marks what is recorded and not there any more.
     fn find_removed(&self, cause: Cause, when: When) -> Result<(), MonitorError> {
+        // First, since what is out now may be recorded after its turn below.
+        self.queue().mark_out(cause, Instant::now(), |_| true);
         self.for_each_file(None, |file| {
             let looked = self
                 .tree
@@ -563,6 +580,7 @@ impl Shared {
             Change::TreeGone(path) => {
                 self.watcher.forget(&path);
                 self.mark(&path, Cause::Event, When::Now);
+                self.trees.add(Walk::Gone(path));
             }
             Change::Unmounted(path) => {
                 self.trees.add(Walk::All(GapReason::Mount, format!("at {}", text(&path))));

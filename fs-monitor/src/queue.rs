@@ -120,6 +120,16 @@ impl Queue {
         true
     }
 
+    /// Has everything that is out and that `concerns` looked at again, once what was found of it is recorded: that may have been
+    /// found before something else happened.
+    pub(crate) fn mark_out(&mut self, cause: Cause, now: Instant, concerns: impl Fn(&[u8]) -> bool) {
+        for (path, again) in &mut self.out {
+            if concerns(path) {
+                *again = Some(merge(*again, cause, When::Now, now));
+            }
+        }
+    }
+
     /// What was found of a path is recorded.
     pub(crate) fn done(&mut self, path: &[u8]) {
         self.swept.remove(path);
@@ -185,6 +195,19 @@ mod tests {
 
     fn paths(tasks: &[Task]) -> Vec<String> {
         tasks.iter().map(|task| String::from_utf8_lossy(&task.path).into_owned()).collect()
+    }
+
+    #[test]
+    fn what_is_out_below_a_directory_that_went_is_looked_at_again() {
+        let (mut queue, start) = (Queue::default(), Instant::now());
+        for path in [b"/a/b", b"/c/d"] {
+            queue.mark(path, Cause::Event, When::Now, start);
+        }
+        assert_eq!(queue.take(start, 9).len(), 2);
+        queue.mark_out(Cause::Event, start, |path| path.starts_with(b"/a/"));
+        queue.done(b"/a/b");
+        queue.done(b"/c/d");
+        assert_eq!(paths(&queue.take(start, 9)), ["/a/b"]);
     }
 
     #[test]

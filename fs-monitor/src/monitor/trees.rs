@@ -38,6 +38,8 @@ const MAX_COSTS: usize = 4096;
 pub(super) enum Walk {
     /// A directory that came.
     Tree(Box<[u8]>),
+    /// One that went, with what is below it.
+    Gone(Box<[u8]>),
     /// Everything, since something may have been missed.
     All(GapReason, String),
 }
@@ -150,6 +152,7 @@ pub(super) fn run(shared: &Shared) -> Result<(), MonitorError> {
     while let Some(next) = shared.trees.next(shared) {
         match next {
             Next::Walk(Walk::Tree(path)) => shared.walk_tree(path, Cause::Event, When::Now)?,
+            Next::Walk(Walk::Gone(path)) => shared.mark_below(&path)?,
             Next::Walk(Walk::All(reason, detail)) => shared.walk_all(reason, &detail)?,
             Next::Sweep(replies) => {
                 shared.sweep()?;

@@ -1,7 +1,6 @@
 //! The one thread that writes: what has come while it wrote the last group is the next.
 
 use std::{
-    ops::ControlFlow,
     sync::{
         Arc,
         atomic::Ordering,
@@ -145,7 +144,7 @@ impl Group {
             shared.grown();
         }
         for directory in &self.gone {
-            mark_below(shared, directory)?;
+            shared.mark_below(directory)?;
         }
         for path in self.others {
             shared.mark(&path, Cause::Event, When::Now);
@@ -187,16 +186,4 @@ impl Shared {
             }
         }
     }
-}
-
-/// Everything that is recorded below a directory that is gone has to be looked at: some of it may be there again.
-fn mark_below(shared: &Shared, directory: &[u8]) -> Result<(), MonitorError> {
-    let prefix = if directory == b"/" { b"/".to_vec() } else { [directory, b"/"].concat() };
-    shared.for_each_file(Some(prefix.clone()), |file| {
-        if !file.path().starts_with(&prefix) {
-            return Ok(ControlFlow::Break(()));
-        }
-        shared.mark(file.path(), Cause::Event, When::Now);
-        Ok(ControlFlow::Continue(()))
-    })
 }
