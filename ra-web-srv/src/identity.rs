@@ -31,7 +31,7 @@ const COMMON_NAME: &str = "glasshouse enclave";
 pub(crate) const ALPN_HTTP2: &[u8] = b"h2";
 pub(crate) const ALPN_HTTP1: &[u8] = b"http/1.1";
 
-/// The extension that carries a document: id-pe-cmw, a conceptual message wrapper (draft-ietf-rats-msg-wrap).
+/// The extension that carries a document: id-pe-cmw, a conceptual message wrapper (RFC 9999, section 4.4).
 const ID_PE_CMW: &[u64] = &[1, 3, 6, 1, 5, 5, 7, 1, 35];
 
 /// A TLS server key, and the certificate that is shown of it.

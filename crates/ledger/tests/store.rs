@@ -129,6 +129,13 @@ fn random_operations_leave_what_a_model_holds() {
     for (anchor, model) in &old {
         model.check(&ledger, anchor, model.size);
     }
+    for (anchor, model) in &old {
+        let size = Some(anchor.checkpoint().size);
+        for file in ledger.files(None, 1000).unwrap() {
+            let last = ledger.last_at(&file, size).unwrap().map(|last| (last.time, last.record));
+            assert_eq!(last.as_ref(), model.files.get(file.path()).and_then(|records| records.last()));
+        }
+    }
     for pair in old.windows(2) {
         let (from, to) = (pair[0].0.checkpoint(), pair[1].0.checkpoint());
         let proof = ledger.prove_consistency(from.size, to.size).unwrap();

@@ -13,10 +13,10 @@ pub(super) async fn record(
     State(service): Shared,
     RawQuery(query): RawQuery,
 ) -> Result<Json<Value>, ApiError> {
-    let path = Parameters::parse(query.as_deref(), &["path"])?.path()?;
+    let (path, at) = path_at(query.as_deref())?;
     blocking(move || {
         let file = service.ledger.file(path)?;
-        let last = service.ledger.last(&file)?;
+        let last = service.ledger.last_at(&file, at)?;
         let last =
             last.ok_or_else(|| ApiError::NotFound("nothing was ever recorded of this path".to_owned()))?;
         Ok(Json(answers::record(file.path(), &last)))

@@ -69,8 +69,7 @@ pub(super) async fn file_record(
     State(state): Shared,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let parameters = Parameters::parse(query.as_deref(), &["path"])?;
-    now(&state, &format!("/v1/file/record?path={}", encode(parameters.path("path")?))).await
+    about_file(&state, "record", query, LITTLE_COST).await
 }
 
 pub(super) async fn file_proof(
@@ -107,7 +106,7 @@ async fn about_file(
     }
 }
 
-/// Where the ledger proves something of a file for one size: `what` is `proof` or `history`.
+/// Where the ledger says something of a file for one size: `what` is `record`, `proof` or `history`.
 pub(crate) fn file_target(what: &str, path: &[u8], at: u64) -> String {
     format!("/v1/file/{what}?path={}&at={at}", encode(path))
 }

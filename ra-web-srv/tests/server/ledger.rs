@@ -65,6 +65,7 @@ async fn answer(State(ledger): State<FakeLedger>, request: Request) -> Response 
         }
         "/file/proof?path=/app/%FF%20a&at=9" => cbor("proof of a file at 9"),
         "/file/proof?path=/app/a" => cbor("proof of a file now"),
+        "/file/record?path=/app/a&at=9" => axum::Json(serde_json::json!({"what": "removed"})).into_response(),
         "/file/history?path=/app/a&at=9" => cbor("history at 9"),
         "/stream/app/log/proof?at=9" => cbor("stream at 9"),
         "/stream/app/log?from=2&limit=5" => {
@@ -164,10 +165,13 @@ async fn what_names_its_size_is_asked_for_once_and_what_does_not_each_time() {
     let (enclave, ledger, _serving) = start().await;
     for _ in 0..3 {
         ask(&enclave, "/v1/ledger/file/history?path=/app/a&at=9").await;
+        let record = ask(&enclave, "/v1/ledger/file/record?path=/app/a&at=9").await;
+        assert_eq!(record.json()["what"], "removed");
         let now = ask(&enclave, "/v1/ledger/file/proof?path=/app/a").await;
         assert_eq!(now.header("cache-control"), Some("no-store"));
     }
     assert_eq!(ledger.asked("GET /v1/file/history?path=/app/a&at=9"), 1);
+    assert_eq!(ledger.asked("GET /v1/file/record?path=/app/a&at=9"), 1);
     assert_eq!(ledger.asked("GET /v1/file/proof?path=/app/a"), 3);
 }
 
@@ -198,7 +202,8 @@ async fn the_ledger_is_asked_only_what_is_meant() {
         ("/v1/ledger/file/record?path=/a%00b", 400, "path_malformed"),
         ("/v1/ledger/file/record?path=/a%zz", 400, "query_malformed"),
         ("/v1/ledger/file/record?path=/a&path=/b", 400, "parameter_repeated"),
-        ("/v1/ledger/file/record?path=/a&at=1", 400, "parameter_unknown"),
+        ("/v1/ledger/file/record?path=/a&at=x", 400, "parameter_malformed"),
+        ("/v1/ledger/file/record?path=/a&from=1", 400, "parameter_unknown"),
         ("/v1/ledger/file/proof?path=/a&at=-1", 400, "parameter_malformed"),
         ("/v1/ledger/file/proof", 400, "parameter_missing"),
         ("/v1/ledger/entries?limit=1001", 400, "parameter_malformed"),

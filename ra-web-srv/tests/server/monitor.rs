@@ -124,6 +124,7 @@ async fn what_the_monitor_shows_the_world_is_shown() {
         "/v1/ledger/file/record?path=/app/a",
         "/v1/ledger/file/proof?path=/app/a",
         "/v1/ledger/file/history?path=/app/a",
+        &format!("/v1/ledger/file/record?path=/app/a&at={size}"),
         &format!("/v1/ledger/file/proof?path=/app/a&at={size}"),
         &format!("/v1/ledger/consistency?from=1&to={size}"),
         &format!("/v1/ledger/tile/0/000.p/{size}"),

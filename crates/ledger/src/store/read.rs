@@ -29,7 +29,15 @@ impl Ledger {
     /// # Errors
     /// Those of the disk.
     pub fn last(&self, file: &File) -> Result<Option<Observation>, Error> {
-        let Some(value) = self.value(&file.key) else { return Ok(None) };
+        self.last_at(file, None)
+    }
+
+    /// The last record of a file at the checkpoint of size `at`, or now; `None` if there was none.
+    ///
+    /// # Errors
+    /// [`Error::NotRetained`], and those of the disk.
+    pub fn last_at(&self, file: &File, at: Option<u64>) -> Result<Option<Observation>, Error> {
+        let Some(value) = self.snapshot(at)?.map.value(&file.key) else { return Ok(None) };
         observation(&self.reader()?, value.last).map(Some)
     }
 
