@@ -80,6 +80,8 @@ pub(crate) enum ApiError {
     KmsKey(#[from] ::kms::GenerateError),
     #[error(transparent)]
     KmsAnswer(#[from] ::kms::OpenError),
+    #[error(transparent)]
+    Seal(#[from] ::kms::SealError),
     #[error("this image has no control channel")]
     NoControl,
     #[error("this image keeps no ledger")]
@@ -90,11 +92,6 @@ pub(crate) enum ApiError {
     NoKey,
     #[error("PCR18 is locked, and changes no more")]
     RegisterLocked,
-    #[error(
-        "this image has no source of keys that outlive the enclave; let AWS KMS keep the key, and have it opened by \
-         /v1/kms/recipient and /v1/kms/open"
-    )]
-    NoKeySource,
     #[error("the ledger has no such file now")]
     NoSuchFile,
     #[error(
@@ -181,11 +178,12 @@ impl ApiError {
             Self::NoManifest => (StatusCode::NOT_FOUND, "no_manifest"),
             Self::KmsKey(_) => (StatusCode::INTERNAL_SERVER_ERROR, "kms_key_failed"),
             Self::KmsAnswer(_) => (StatusCode::BAD_REQUEST, "kms_answer_refused"),
+            Self::Seal(::kms::SealError::Random) => (StatusCode::INTERNAL_SERVER_ERROR, "seal_failed"),
+            Self::Seal(_) => (StatusCode::BAD_REQUEST, "seal_refused"),
             Self::NoControl => (StatusCode::NOT_FOUND, "no_control"),
             Self::NoSuchFile => (StatusCode::NOT_FOUND, "no_such_file"),
             Self::NoDigest => (StatusCode::NOT_FOUND, "no_digest"),
             Self::RegisterLocked => (StatusCode::CONFLICT, "pcr_locked"),
-            Self::NoKeySource => (StatusCode::NOT_IMPLEMENTED, "no_key_source"),
             Self::NoLedger => (StatusCode::NOT_FOUND, "no_ledger"),
             Self::LedgerRefused { status, .. } => (*status, "ledger_refused"),
             Self::TooMuch { .. } => (StatusCode::TOO_MANY_REQUESTS, "too_many_requests"),

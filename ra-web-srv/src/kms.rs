@@ -3,6 +3,8 @@
 //! The application asks KMS itself, with the SDK and the credentials of its own; this is the half that needs the
 //! security module.
 
+mod seal;
+
 use std::sync::Arc;
 
 use ::kms::{GenerateError, KEY_ENCRYPTION_ALGORITHM, MAX_MESSAGE_BYTES, Recipient};
@@ -31,6 +33,7 @@ pub(crate) fn router(application: Arc<AppState>) -> Router {
     Router::new()
         .route("/v1/kms/recipient", post(recipient))
         .route("/v1/kms/open", post(open))
+        .merge(seal::routes())
         .with_state(Arc::new(state))
 }
 

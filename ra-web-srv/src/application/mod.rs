@@ -56,8 +56,6 @@ pub(crate) fn router(state: AppState) -> Router {
         .route("/v1/ledger/checkpoint", get(ledger::checkpoint))
         .route("/v1/ledger/stream/{name}", get(ledger::read).post(ledger::append))
         .route("/v1/ledger/stream/{name}/proof", get(ledger::prove))
-        .route("/v1/seal", post(no_key_source))
-        .route("/v1/unseal", post(no_key_source))
         .merge(dstack::router())
         .layer(DefaultBodyLimit::max(ledger::MAX_PAYLOAD_BYTES))
         .with_state(Arc::clone(&state))
@@ -96,17 +94,21 @@ impl AppState {
     }
 }
 
-/// Sealing needs a key that outlives the enclave and is given to this image alone. Nothing in the enclave is such a key.
-async fn no_key_source() -> ApiError {
-    ApiError::NoKeySource
-}
-
 /// A body as far as it could be read.
 pub(crate) type Body = Result<Bytes, BytesRejection>;
 
 /// The JSON object in a body.
 pub(crate) fn read_json<T: DeserializeOwned>(body: Body, members: &'static str) -> Result<T, ApiError> {
-    let body = read_body(body, MAX_BODY_BYTES)?;
+    read_json_of(body, members, MAX_BODY_BYTES)
+}
+
+/// The JSON object in a body of at most `most` bytes.
+pub(crate) fn read_json_of<T: DeserializeOwned>(
+    body: Body,
+    members: &'static str,
+    most: usize,
+) -> Result<T, ApiError> {
+    let body = read_body(body, most)?;
     serde_json::from_slice(&body).map_err(|source| ApiError::Json { members, source })
 }
 

@@ -221,16 +221,6 @@ async fn the_applications_documents_state_the_ledger_whatever_it_says() {
     assert_eq!(said.ledger(), Some(&crate::ledger::stated()));
 }
 
-#[tokio::test]
-async fn sealing_says_why_it_cannot_be_had() {
-    let enclave = Enclave::start().await;
-    for path in ["/v1/seal", "/v1/unseal"] {
-        let answer = call(&enclave, "POST", path, "{}").await;
-        assert_eq!(answer.refusal(), (501, "no_key_source".to_owned()));
-        assert!(answer.json()["error"]["message"].as_str().unwrap().contains("/v1/kms/"), "{answer:?}");
-    }
-}
-
 /// dstack's calls, as its SDKs make them: docs/spec/dstack.md.
 #[tokio::test]
 async fn calls_of_the_dstack_agent_are_answered() {

@@ -99,6 +99,46 @@ async fn kms_gives_its_plaintext_to_the_image_of_the_policy() {
     assert_eq!(other_image.decrypt(&recipient(&enclave).await), Err("AccessDeniedException"));
 }
 
+/// What an agent keeps for its next start: docs/spec/sealed.md.
+#[tokio::test]
+async fn what_was_sealed_is_unsealed_by_the_same_image_when_it_runs_again() {
+    const DATA_KEY: &[u8] = b"a data key of 32 bytes, as usual";
+    let kms = |root_pem| KmsKey { root_pem, pcr0: [1; 48], plaintext: DATA_KEY };
+    let (text, wrapped) = (STANDARD.encode("what I know"), STANDARD.encode("the data key, wrapped"));
+    let enclave = Enclave::start().await;
+    let key = kms(enclave.root_pem()).decrypt(&recipient(&enclave).await).unwrap();
+    let body = json!({
+        "key_id": "alias/agent", "ciphertext_blob": wrapped, "ciphertext_for_recipient": key,
+        "data": text, "context": STANDARD.encode("memory"),
+    });
+    let sealed = post(&enclave, "/v1/seal", &body).await.json()["sealed"].clone();
+    drop(enclave);
+
+    let later = Enclave::start().await;
+    let wanted = post(&later, "/v1/unseal", &json!({ "sealed": sealed })).await.json();
+    assert_eq!(wanted, json!({"KeyId": "alias/agent", "CiphertextBlob": wrapped}));
+    let key = kms(later.root_pem()).decrypt(&recipient(&later).await).unwrap();
+    let unseal = async |sealed: &Value, key: &str, context: &str| {
+        let body = json!({
+            "sealed": sealed, "ciphertext_for_recipient": key, "context": STANDARD.encode(context),
+        });
+        post(&later, "/v1/unseal", &body).await
+    };
+    assert_eq!(unseal(&sealed, &key, "memory").await.json(), json!({ "data": text }));
+    let refused = (400, "seal_refused".to_owned());
+    assert_eq!(unseal(&sealed, &key, "settings").await.refusal(), refused);
+    assert_eq!(unseal(&json!("AAAA"), &key, "memory").await.refusal(), refused);
+    let other = KmsKey { plaintext: b"another key of so many bytes too", ..kms(later.root_pem()) };
+    let other = other.decrypt(&recipient(&later).await).unwrap();
+    assert_eq!(unseal(&sealed, &other, "memory").await.refusal(), refused);
+    let short = KmsKey { plaintext: b"short", ..kms(later.root_pem()) };
+    let short = short.decrypt(&recipient(&later).await).unwrap();
+    let body = json!({"key_id": "k", "ciphertext_blob": "AAAA", "ciphertext_for_recipient": short});
+    assert_eq!(post(&later, "/v1/seal", &body).await.refusal(), refused);
+    let body = json!({"key_id": "k", "ciphertext_blob": "AAAA", "data": STANDARD.encode([0; 70_000])});
+    assert_eq!(post(&later, "/v1/seal", &body).await.refusal().1, "field_length");
+}
+
 /// Whoever listens at the host, or runs the same image again, has the message but not the key.
 #[tokio::test]
 async fn another_enclave_of_the_same_image_cannot_open_it() {
