@@ -107,11 +107,18 @@ fn daemons(measured: &Measured, place: &Place) -> Vec<Unit> {
         }
         daemons.push(daemon("pipeline", words.into_iter().map(String::from).collect()));
     }
-    if let Some(attestation) = measured.attestation {
+    if let Some(attestation) = &measured.attestation {
         let listen = place.guest(attestation.port.get().into()).to_string();
         let api = format!("unix:{RUNTIME_DIRECTORY}/api.sock");
         let mut words =
             vec!["--listen", &listen, "--api", &api, "--nsm", NSM_PATH, "--manifest", MANIFEST_PATH];
+        let plain = attestation.plain.map(|port| place.guest(port.get().into()).to_string());
+        if let Some(plain) = &plain {
+            words.extend(["--plain", plain]);
+        }
+        if attestation.client_ca.is_some() {
+            words.push("--measured-clients");
+        }
         if measured.control.is_some() {
             words.extend(["--control-head", CONTROL_HEAD_PATH]);
         }
@@ -230,7 +237,7 @@ mod tests {
         let port = |port| NonZeroU16::new(port).unwrap();
         Measured {
             acme: None,
-            attestation: Some(Attestation { port: port(8443) }),
+            attestation: Some(Attestation { client_ca: None, plain: None, port: port(8443) }),
             control: None,
             egress: None,
             monitor: None,
@@ -333,6 +340,18 @@ mod tests {
             words(&self::daemons(&measured, &Place::Machine)[1])
                 .ends_with("--rootfs /rootfs --ledger /run/glasshouse-private/ledger.sock")
         );
+    }
+
+    #[test]
+    fn the_attestation_server_listens_where_and_to_whom_the_manifest_says() {
+        let port = |port| NonZeroU16::new(port).unwrap();
+        let client_ca = Some("-----BEGIN CERTIFICATE-----\n".to_owned());
+        let attestation = Some(Attestation { client_ca, plain: Some(port(8080)), port: port(8443) });
+        let measured = Measured { attestation, publish: Vec::new(), ..measured() };
+        let args = &daemons(&measured, &Place::Machine)[0].launch.args;
+        let words = args.iter().map(|word| word.to_str().unwrap().to_owned()).collect::<Vec<_>>().join(" ");
+        assert!(words.contains("--listen vsock://any:8443"), "{words}");
+        assert!(words.ends_with("--plain vsock://any:8080 --measured-clients"), "{words}");
     }
 
     fn monitor() -> manifest::Monitor {

@@ -10,11 +10,16 @@ use nsm::Provider;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use serde_json::Value;
+use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use transport::Addr;
 
 use crate::limits::{Limits, MAX_CLIENT_ROOTS_BYTES, MAX_MANIFEST_BYTES};
 use crate::{AcmeConfig, Config, IdentityError, ListenerBroken, Server, StartError};
+
+/// More would rather be the application's.
+const MOST_THREADS: usize = 4;
 
 /// Attestation web server of an enclave.
 ///
@@ -38,6 +43,9 @@ pub struct Args {
     /// Serve HTTPS only to clients with a certificate under one of these authorities (PEM)
     #[arg(long, value_name = "FILE")]
     pub client_ca: Option<PathBuf>,
+    /// The same, under the authorities that the manifest has as `attestation.client_ca`
+    #[arg(long, requires = "manifest", conflicts_with = "client_ca")]
+    pub measured_clients: bool,
     /// Where to serve the application API, as unix:/PATH; reachable from nowhere but this machine
     #[arg(long, value_name = "ADDR", value_parser = unix_path)]
     pub api: Option<PathBuf>,
@@ -56,6 +64,9 @@ pub struct Args {
     /// Name in the certificate: DNS name or IP address; localhost if not given; may be given more than once
     #[arg(long, value_name = "NAME")]
     pub server_name: Vec<String>,
+    /// Threads that serve; one for each processor, and four at most, if not given
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub threads: Option<u16>,
     #[command(flatten)]
     /// A certificate for browsers.
     pub acme: AcmeArgs,
@@ -111,6 +122,10 @@ enum RunError {
     ClientRoots { path: PathBuf, source: io::Error },
     #[error("the manifest {} is larger than {MAX_MANIFEST_BYTES} bytes", path.display())]
     ManifestTooLarge { path: PathBuf },
+    #[error("the manifest is no JSON")]
+    ManifestJson(#[source] serde_json::Error),
+    #[error("the manifest has no attestation.client_ca")]
+    NoClientRoots,
     #[error("cannot read the certificate {}", path.display())]
     Root { path: PathBuf, source: rustls_pki_types::pem::Error },
     #[error("cannot open the NSM at {}", path.display())]
@@ -142,6 +157,8 @@ impl RunError {
         match self {
             Self::Manifest { .. }
             | Self::ManifestTooLarge { .. }
+            | Self::ManifestJson(_)
+            | Self::NoClientRoots
             | Self::ClientRoots { .. }
             | Self::Root { .. } => ExitCode::Usage,
             Self::Nsm { .. } => ExitCode::Nsm,
@@ -174,8 +191,13 @@ fn acme(args: AcmeArgs) -> Result<Option<AcmeConfig>, RunError> {
 
 fn serve(args: Args) -> Result<(), RunError> {
     raise_descriptor_limit();
+    let runtime = runtime(args.threads).map_err(RunError::Runtime)?;
     let manifest = args.manifest.as_deref().map(read_manifest).transpose()?;
-    let client_roots = args.client_ca.as_deref().map(read_client_roots).transpose()?;
+    let client_roots = match (&args.client_ca, &manifest) {
+        (Some(path), _) => Some(read_client_roots(path)?),
+        (None, Some(manifest)) if args.measured_clients => Some(measured_clients(manifest)?),
+        (None, _) => None,
+    };
     let provider: Arc<dyn Provider> =
         nsm::open(&args.nsm).map_err(|source| RunError::Nsm { path: args.nsm, source })?.into();
     let config = Config {
@@ -191,19 +213,28 @@ fn serve(args: Args) -> Result<(), RunError> {
         acme: acme(args.acme)?,
         limits: Limits::default(),
     };
-    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::Runtime)?.block_on(
-        async {
-            let stop = stop_signal().map_err(RunError::Runtime)?;
-            let server = Server::bind(config, provider).await?;
-            for addr in server.addrs() {
-                tracing::info!(server.addr = %addr, "listening");
-            }
-            transport::notify::ready().map_err(RunError::Notify)?;
-            server.run(stop).await?;
-            tracing::info!("stopped");
-            Ok(())
-        },
-    )
+    runtime.block_on(async {
+        let stop = stop_signal().map_err(RunError::Runtime)?;
+        let server = Server::bind(config, provider).await?;
+        for addr in server.addrs() {
+            tracing::info!(server.addr = %addr, "listening");
+        }
+        transport::notify::ready().map_err(RunError::Notify)?;
+        server.run(stop).await?;
+        tracing::info!("stopped");
+        Ok(())
+    })
+}
+
+/// Of so many threads; without a number, of one for each processor up to [`MOST_THREADS`].
+fn runtime(threads: Option<u16>) -> io::Result<Runtime> {
+    let processors = || std::thread::available_parallelism().map_or(1, |processors| processors.get());
+    let threads = threads.map_or_else(|| processors().min(MOST_THREADS), usize::from);
+    let mut builder = match threads {
+        1 => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    builder.worker_threads(threads).enable_all().build()
 }
 
 /// As many descriptors as the system lets the process have: each connection takes one. If it lets it have no more, connections
@@ -235,6 +266,13 @@ fn read_manifest(path: &Path) -> Result<Vec<u8>, RunError> {
         return Err(RunError::ManifestTooLarge { path: path.to_owned() });
     }
     Ok(bytes)
+}
+
+/// The authorities in the manifest's `attestation.client_ca`. A manifest without them is not what init was started with.
+fn measured_clients(manifest: &[u8]) -> Result<Vec<u8>, RunError> {
+    let manifest: Value = serde_json::from_slice(manifest).map_err(RunError::ManifestJson)?;
+    let authorities = manifest.pointer("/attestation/client_ca").and_then(Value::as_str);
+    Ok(authorities.ok_or(RunError::NoClientRoots)?.as_bytes().to_vec())
 }
 
 fn read_client_roots(path: &Path) -> Result<Vec<u8>, RunError> {
@@ -296,6 +334,17 @@ mod tests {
         for path in [large, dir.path().join("missing.json")] {
             assert_eq!(read_manifest(&path).unwrap_err().exit_code(), ExitCode::Usage, "{}", path.display());
         }
+    }
+
+    #[test]
+    fn the_manifests_authorities_are_those_of_clients() {
+        let manifest = br#"{"attestation":{"client_ca":"-----BEGIN CERTIFICATE-----\n","port":8443}}"#;
+        assert_eq!(measured_clients(manifest).unwrap(), b"-----BEGIN CERTIFICATE-----\n");
+        for manifest in [&b"{}"[..], b"", br#"{"attestation":{"client_ca":1}}"#] {
+            assert_eq!(measured_clients(manifest).unwrap_err().exit_code(), ExitCode::Usage);
+        }
+        let without = parse(&["--listen", "tcp://127.0.0.1:0", "--measured-clients"]).unwrap_err();
+        assert_eq!(without.exit_code(), 2);
     }
 
     #[test]

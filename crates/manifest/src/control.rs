@@ -258,7 +258,7 @@ struct RawOperator {
 impl RawControl {
     pub(crate) fn check(
         this: Option<Spanned<Self>>,
-        attestation: Option<Attestation>,
+        attestation: Option<&Attestation>,
     ) -> Result<Option<Control>, Mistake> {
         let Some(this) = this else { return Ok(None) };
         let span = this.span();
@@ -267,7 +267,7 @@ impl RawControl {
             Some(port) => check_port("control.port", port)?,
             None => NonZeroU16::new(DEFAULT_CONTROL_PORT).expect("the default port is not 0"),
         };
-        if attestation.is_some_and(|a| a.port == port) {
+        if attestation.is_some_and(|a| a.ports().any(|own| own == port)) {
             let message = format!("`control.port`: {port} is the attestation web server's");
             return Err(Mistake::new(span, message));
         }

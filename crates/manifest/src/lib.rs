@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod acme;
+mod attestation;
 mod control;
 mod egress;
 mod health;
@@ -24,12 +25,12 @@ mod signal;
 mod source;
 
 pub use acme::{Acme, DEFAULT_ACME_DIRECTORY};
+pub use attestation::Attestation;
 pub use control::{Capability, Control, DEFAULT_CONTROL_PORT, Operator, OperatorKey};
 pub use egress::{Dns, Egress};
 pub use health::{Healthcheck, ImageHealthcheck, OnUnhealthy};
 pub use measured::{
-    Attestation, DEFAULT_STOP_TIMEOUT_S, MEASURED_VERSION, Measured, MeasuredError, Readiness, Restart,
-    Service,
+    DEFAULT_STOP_TIMEOUT_S, MEASURED_VERSION, Measured, MeasuredError, Readiness, Restart, Service,
 };
 pub use monitor::{DEFAULT_SWEEP_S, Denied, DigestKind, Enforce, Monitor, NEVER_WATCHED};
 pub use nats::{DEFAULT_NATS_STREAM, Nats};

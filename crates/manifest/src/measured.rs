@@ -9,8 +9,8 @@ use std::{collections::BTreeMap, fmt, num::NonZeroU16, str::FromStr};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::{
-    Acme, Control, Egress, Healthcheck, Monitor, OnUnhealthy, Publish, RESERVED_PORTS, StopSignal,
-    is_valid_name, publish, secret,
+    Acme, Attestation, Control, Egress, Healthcheck, Monitor, OnUnhealthy, Publish, RESERVED_PORTS,
+    StopSignal, is_valid_name, publish, secret,
 };
 
 /// The version this crate writes and the only one it reads.
@@ -52,14 +52,6 @@ pub struct Measured {
     pub services: Vec<Service>,
     /// Version of this form: [`MEASURED_VERSION`].
     pub version: u32,
-}
-
-/// How the attestation web server is reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Attestation {
-    /// The vsock port it listens on.
-    pub port: NonZeroU16,
 }
 
 /// One process that init starts and watches.
@@ -214,6 +206,9 @@ impl Measured {
         if let Some(egress) = &self.egress {
             egress.check()?;
         }
+        if let Some(attestation) = &self.attestation {
+            attestation.check(self.acme.is_some())?;
+        }
         if let Some(acme) = &self.acme {
             acme.check(self.attestation.is_some(), self.egress.as_ref())?;
         }
@@ -229,16 +224,16 @@ impl Measured {
     }
 
     fn check_ports(&self) -> Result<(), &'static str> {
-        let attestation = self.attestation.map(|a| a.port);
+        let attestation: Vec<_> = self.attestation.iter().flat_map(Attestation::ports).collect();
         let control = self.control.as_ref().map(|c| c.port);
         let reserved = |port: NonZeroU16| RESERVED_PORTS.contains(&port.get());
-        if attestation.into_iter().chain(control).any(reserved) {
+        if attestation.iter().copied().chain(control).any(reserved) {
             return Err("the attestation or control port is one the framework uses");
         }
-        if attestation.is_some() && attestation == control {
+        if control.is_some_and(|port| attestation.contains(&port)) {
             return Err("attestation and control have the same port");
         }
-        if self.published_ports().any(|p| reserved(p) || Some(p) == attestation || Some(p) == control) {
+        if self.published_ports().any(|p| reserved(p) || attestation.contains(&p) || Some(p) == control) {
             return Err("a published port is one the framework uses");
         }
         Ok(())

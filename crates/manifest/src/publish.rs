@@ -138,7 +138,7 @@ pub(crate) struct RawPublish {
 impl RawPublish {
     pub(crate) fn check(
         raw: Vec<Self>,
-        attestation: Option<Attestation>,
+        attestation: Option<&Attestation>,
         control: Option<&Control>,
     ) -> Result<Vec<Publish>, Mistake> {
         let mut entries: Vec<Publish> = Vec::with_capacity(raw.len());
@@ -165,9 +165,9 @@ impl RawPublish {
         Ok(entries)
     }
 
-    fn entry(self, attestation: Option<Attestation>, control: Option<&Control>) -> Result<Publish, Mistake> {
+    fn entry(self, attestation: Option<&Attestation>, control: Option<&Control>) -> Result<Publish, Mistake> {
         let port = check_port("publish.port", &self.port)?;
-        if attestation.is_some_and(|a| a.port == port) {
+        if attestation.is_some_and(|a| a.ports().any(|own| own == port)) {
             let text =
                 format!("`publish.port`: {port} is the attestation web server's and is published already");
             return Err(mistake(&self.port, text));

@@ -11,10 +11,10 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::{
-    Acme, Attestation, Control, DEFAULT_ATTESTATION_PORT, DEFAULT_STOP_TIMEOUT_S, Egress, Healthcheck,
-    ImageHealthcheck, MEASURED_VERSION, Measured, Monitor, Publish, RESERVED_PORTS, Readiness, Restart,
-    Service, StopSignal,
+    Acme, Attestation, Control, DEFAULT_STOP_TIMEOUT_S, Egress, Healthcheck, ImageHealthcheck,
+    MEASURED_VERSION, Measured, Monitor, Publish, RESERVED_PORTS, Readiness, Restart, Service, StopSignal,
     acme::RawAcme,
+    attestation::RawAttestation,
     control::RawControl,
     egress::RawEgress,
     health::{HealthError, HealthOverrides, RawHealth},
@@ -246,7 +246,7 @@ impl Manifest {
         }
         services.push(self.app.service(APP, image)?);
         let measured = Measured {
-            attestation: self.attestation,
+            attestation: self.attestation.clone(),
             control: self.control.clone(),
             egress: self.egress.clone(),
             acme: self.acme.clone(),
@@ -452,18 +452,11 @@ struct RawResources {
     memory_mib: Option<Spanned<u32>>,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawAttestation {
-    enabled: Option<bool>,
-    port: Option<Spanned<u16>>,
-}
-
 impl Raw {
     fn check(self) -> Result<Manifest, Mistake> {
         check_name("name", &self.name)?;
-        let attestation = self.attestation.check()?;
-        let control = RawControl::check(self.control, attestation)?;
+        let attestation = self.attestation.check(self.acme.is_some())?;
+        let control = RawControl::check(self.control, attestation.as_ref())?;
         let takes_secrets = control.as_ref().is_some_and(Control::takes_secrets);
         let mut services = Vec::new();
         let secrets_of_app = self.app.secrets.as_ref().map(Spanned::span);
@@ -488,10 +481,10 @@ impl Raw {
             image: check_image(self.image)?,
             kernel: self.kernel,
             resources: self.resources.check()?,
-            publish: RawPublish::check(self.publish, attestation, control.as_ref())?,
+            publish: RawPublish::check(self.publish, attestation.as_ref(), control.as_ref())?,
+            acme: RawAcme::check(self.acme, attestation.is_some(), egress.as_ref())?,
             attestation,
             control,
-            acme: RawAcme::check(self.acme, attestation.is_some(), egress.as_ref())?,
             monitor: RawMonitor::check(self.monitor, egress.as_ref())?,
             egress,
             app,
@@ -555,17 +548,6 @@ pub(crate) fn check_port(key: &str, port: &Spanned<u16>) -> Result<NonZeroU16, M
                 port.get_ref()
             ),
         )),
-    }
-}
-
-impl RawAttestation {
-    fn check(&self) -> Result<Option<Attestation>, Mistake> {
-        let default = NonZeroU16::new(DEFAULT_ATTESTATION_PORT).expect("the default port is not 0");
-        let port = match &self.port {
-            Some(port) => check_port("attestation.port", port)?,
-            None => default,
-        };
-        Ok(self.enabled.unwrap_or(true).then_some(Attestation { port }))
     }
 }
 

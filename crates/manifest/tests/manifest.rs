@@ -430,3 +430,27 @@ fn an_image_in_a_registry_is_named_as_container_engines_name_it() {
     parse(r#"{ registry = "nginx", tag = "1.25" }"#).unwrap_err();
     parse(r#"{ registry = "nginx", oci = "image" }"#).unwrap_err();
 }
+
+#[test]
+fn the_attestation_server_may_have_a_plain_port_and_authorities_of_clients() {
+    let with = |keys: &str| {
+        let text = format!(
+            "name = \"a\"\nimage.rootfs = \"r\"\napp.command = [\"/x\"]\npublish = [{{ port = 80 }}]\n[attestation]\n{keys}\n"
+        );
+        Manifest::parse(&text).map_err(|error| error.message)
+    };
+    let pem = "-----BEGIN CERTIFICATE-----\\nMAA=\\n-----END CERTIFICATE-----";
+    let measured = with(&format!("plain = 8080\nclient_ca = \"{pem}\"")).unwrap().resolve(&image()).unwrap();
+    let attestation = measured.attestation.unwrap();
+    assert_eq!(attestation.ports().map(|port| port.get()).collect::<Vec<_>>(), [8443, 8080]);
+    assert!(attestation.client_ca.unwrap().ends_with("-----END CERTIFICATE-----\n"));
+    for (keys, said) in [
+        ("plain = 8443", "`attestation.plain` is `attestation.port`"),
+        ("plain = 80", "is the attestation web server's"),
+        ("plain = 9001", "`attestation.plain`: 9001 is not allowed"),
+        ("client_ca = \"clients.pem\"", "certificates in PEM"),
+    ] {
+        let message = with(keys).unwrap_err();
+        assert!(message.contains(said), "{keys}: {message}");
+    }
+}
