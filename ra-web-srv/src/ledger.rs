@@ -113,9 +113,9 @@ impl Ledger {
         Ok(answer)
     }
 
-    /// Whether [`Ledger::get_fixed`] would have to ask.
-    pub(crate) fn knows(&self, target: &str) -> bool {
-        self.cache.get(target).is_some()
+    /// What [`Ledger::get_fixed`] would answer without asking.
+    pub(crate) fn kept(&self, target: &str) -> Option<LedgerAnswer> {
+        self.cache.get(target)
     }
 
     /// What it answers to `POST target` with `body`.

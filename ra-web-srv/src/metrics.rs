@@ -20,7 +20,8 @@ pub(crate) const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub(crate) struct Metrics {
     documents: AtomicU64,
     nonces: AtomicU64,
-    answers: Mutex<BTreeMap<(String, u16), u64>>,
+    /// By path and status.
+    answers: Mutex<BTreeMap<String, BTreeMap<u16, u64>>>,
 }
 
 /// A family of samples: kind, name without prefix, help, and one line for each sample.
@@ -38,9 +39,14 @@ impl Metrics {
         self.nonces.fetch_add(nonces as u64, Ordering::Relaxed);
     }
 
-    fn answered(&self, path: String, status: u16) {
+    fn answered(&self, path: &str, status: u16) {
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        *answers.entry((path, status)).or_default() += 1;
+        if !answers.contains_key(path) {
+            answers.insert(path.to_owned(), BTreeMap::new());
+        }
+        if let Some(counts) = answers.get_mut(path) {
+            *counts.entry(status).or_default() += 1;
+        }
     }
 
     /// The text; `waiting` callers wait for a document to be begun.
@@ -51,7 +57,8 @@ impl Metrics {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .iter()
-            .map(|((path, status), count)| (format!("{{path=\"{path}\",status=\"{status}\"}}"), *count))
+            .flat_map(|(path, counts)| counts.iter().map(move |(status, count)| (path, status, *count)))
+            .map(|(path, status, count)| (format!("{{path=\"{path}\",status=\"{status}\"}}"), count))
             .collect();
         let counter = |name, help, samples| Family { kind: "counter", name, help, samples };
         let mut text = String::new();
@@ -93,10 +100,10 @@ impl Family<'_> {
 
 /// Counts each answer under the path of its route.
 pub(crate) async fn count(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
-    let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let path = request.extensions().get::<MatchedPath>().cloned();
     let response = next.run(request).await;
     if let Some(path) = path {
-        metrics.answered(path, response.status().as_u16());
+        metrics.answered(path.as_str(), response.status().as_u16());
     }
     response
 }
@@ -110,9 +117,9 @@ mod tests {
         let metrics = Metrics::default();
         metrics.document_made(1);
         metrics.document_made(30);
-        metrics.answered("/healthz".to_owned(), 200);
-        metrics.answered("/healthz".to_owned(), 200);
-        metrics.answered("/v1/attestation".to_owned(), 400);
+        metrics.answered("/healthz", 200);
+        metrics.answered("/healthz", 200);
+        metrics.answered("/v1/attestation", 400);
         let text = metrics.text(5);
         for line in [
             "# TYPE glasshouse_documents_total counter",

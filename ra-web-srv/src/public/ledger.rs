@@ -183,10 +183,14 @@ async fn now(state: &PublicState, target: &str) -> Result<Response, ApiError> {
 /// What the ledger says for good; what is kept already costs nothing.
 async fn fixed(state: &PublicState, target: &str, cost: u32) -> Result<Response, ApiError> {
     let ledger = state.ledger()?;
-    if !ledger.knows(target) {
-        state.budget.spend(cost)?;
-    }
-    Ok(answer(ledger.get_fixed(target).await?, "public, max-age=31536000, immutable"))
+    let said = match ledger.kept(target) {
+        Some(kept) => kept,
+        None => {
+            state.budget.spend(cost)?;
+            ledger.get_fixed(target).await?
+        }
+    };
+    Ok(answer(said, "public, max-age=31536000, immutable"))
 }
 
 fn answer(LedgerAnswer { content_type, body }: LedgerAnswer, caching: &'static str) -> Response {
