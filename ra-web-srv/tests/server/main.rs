@@ -13,6 +13,7 @@ mod auditor;
 mod batch;
 mod compat;
 mod connection;
+mod description;
 mod faults;
 mod kms;
 mod ledger;

@@ -18,7 +18,7 @@ use crate::enclave::Enclave;
 const NONCE: &str = "000102030405060708090a0b0c0d0e0f";
 
 /// Has `/app` below `base` watched, by a thread that ends with the tests.
-fn watch(base: &Path, socket: &Path) {
+pub(crate) fn watch(base: &Path, socket: &Path) {
     let text = |path: &Path| path.to_str().unwrap().to_owned();
     let state = base.join("state");
     let words = [
@@ -41,7 +41,7 @@ fn watch(base: &Path, socket: &Path) {
     std::thread::spawn(move || fs_monitor::cli::run(fs_monitor::cli::Args::parse_from(words)));
 }
 
-async fn until_scanned(enclave: &Enclave) {
+pub(crate) async fn until_scanned(enclave: &Enclave) {
     let scanned = async {
         while get(&enclave.tcp, "/v1/ledger/baseline", None).await.0.status != 200 {
             tokio::time::sleep(Duration::from_millis(10)).await;
