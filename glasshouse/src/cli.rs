@@ -239,7 +239,7 @@ pub(crate) struct VerifyArgs {
     /// Keep what a good document says of the ledger, for --since.
     #[arg(long, value_name = "FILE")]
     pub(crate) save_checkpoint: Option<PathBuf>,
-    /// Ask again every so many seconds (60), show what changed, and end when the answer is no.
+    /// Ask again when the ledger has grown and every so many seconds (60), show what changed, and end when the answer is no.
     #[arg(long, value_name = "S", num_args = 0..=1, default_missing_value = "60", requires = "url",
         value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) watch: Option<u64>,

@@ -24,6 +24,9 @@ const NONCE_BYTES: usize = 32;
 /// Most that is shown of an answer that is no evidence.
 const MAX_QUOTED_CHARS: usize = 300;
 
+/// From the end of a stream of events to the next.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// What is asked of an attestation server.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Asked {
@@ -74,6 +77,49 @@ pub(crate) fn fetch(url: &str, nonce: &[u8], asked: &Asked, limit: Duration) -> 
     exchanged
         .with_context(|| format!("{url} did not answer within {} s", limit.as_secs()))?
         .with_context(|| format!("asking {url} for its evidence"))
+}
+
+/// Whether the server at `url` says within `limit` that its ledger has an entry of number `size`. Once it cannot be asked, the
+/// answer is no, at once.
+pub(crate) fn until_grown(url: &str, size: u64, limit: Duration) -> bool {
+    let Ok((host, port)) = parse(url) else { return false };
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
+        return false;
+    };
+    let begun = std::time::Instant::now();
+    loop {
+        let rest = limit.saturating_sub(begun.elapsed());
+        let listening = async { timeout(rest, listen(&host, port, size, rest)).await };
+        match runtime.block_on(listening) {
+            Ok(Ok(Heard::Entry)) => return true,
+            // Servers end connections after some time.
+            Ok(Ok(Heard::End)) if begun.elapsed() < limit => std::thread::sleep(AGAIN.min(rest)),
+            _ => return false,
+        }
+    }
+}
+
+/// What came of listening to a server's events.
+enum Heard {
+    Entry,
+    End,
+}
+
+async fn listen(host: &str, port: u16, from: u64, limit: Duration) -> Result<Heard> {
+    let mut connection = Connection::open(connect(host, port, limit).await?, host).await?;
+    let request = Request::get(format!("/v1/ledger/events?from={from}")).header("host", host);
+    let response = connection.sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
+    if response.status() != StatusCode::OK {
+        bail!("it answered {}", response.status());
+    }
+    let mut events = response.into_body();
+    while let Some(Ok(frame)) = events.frame().await {
+        // Anything at all, but for the colon of a comment.
+        if frame.data_ref().is_some_and(|data| !data.is_empty() && !data.starts_with(b":")) {
+            return Ok(Heard::Entry);
+        }
+    }
+    Ok(Heard::End)
 }
 
 impl Fetched {

@@ -98,6 +98,7 @@ fn watched_files_are_proved(bed: &Bed) {
     auditor.no(&["--absent", "/app/config/settings"]);
     let checkpoint = bed.path("checkpoint");
     auditor.yes(&["--save-checkpoint", utf8(&checkpoint)]);
+    watching_wakes(&enclave, &auditor);
     // Added, then changed, then removed.
     tell(&enclave, "echo one > /app/added; echo x > /app/noise.log");
     auditor.soon(&["--file", "/app/added", "--expect", &digest("one\n")]);
@@ -113,6 +114,22 @@ fn watched_files_are_proved(bed: &Bed) {
     // Nothing can be said of what the manifest has ignored.
     auditor.no(&["--absent", "/app/noise.log"]);
     auditor.yes(&["--file", "/bin/busybox"]);
+}
+
+/// Between two answers are ten minutes, unless something is recorded.
+fn watching_wakes(enclave: &Running<'_>, auditor: &Auditor<'_>) {
+    std::thread::scope(|scope| {
+        let watching = scope.spawn(|| auditor.verify(&["--watch", "600", "--times", "2"]));
+        let mut number = 0;
+        let woken = until(LIMIT, || {
+            number += 1;
+            tell(enclave, &format!("echo {number} > /app/number"));
+            watching.is_finished()
+        });
+        assert!(woken, "the watch sleeps");
+        let output = watching.join().unwrap();
+        assert!(output.status.success(), "{}", text(&output));
+    });
 }
 
 #[test]

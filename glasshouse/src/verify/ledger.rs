@@ -1,6 +1,7 @@
 //! What the ledger proves, for the checkpoint in the binding statement: files, histories, what was spoken to, growth.
 
 mod reach;
+mod rest;
 mod show;
 mod watched;
 
@@ -114,12 +115,16 @@ pub(crate) fn judge(known: &Known<'_>, questions: &Questions, verdict: &mut Verd
         allowed(known, only, judge.verdict);
         judge.spoken_to(only);
     }
+    judge.rest(questions);
 }
 
 fn without_ledger(known: &Known<'_>, questions: &Questions, verdict: &mut Verdict) {
     let Questions { files, absent, histories, egress_only, since } = questions;
     if !files.is_empty() || !absent.is_empty() || !histories.is_empty() || since.is_some() {
         verdict.fail("ledger", "a ledger in the binding statement", "none: the image has no [monitor]");
+    }
+    if known.bundle.is_some_and(|bundle| !bundle.proofs.is_empty()) {
+        verdict.fail("proofs", "a ledger in the binding statement", "none, and proofs of one");
     }
     if let Some(only) = egress_only {
         allowed(known, only, verdict);

@@ -1,16 +1,22 @@
-//! `--watch`: the same question again and again, until the answer is no.
+//! `--watch`: the same question again and again, until the answer is no: when the ledger has grown, and on an interval.
 
-use std::{thread::sleep, time::Duration};
+use std::{
+    thread::sleep,
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
 
 use super::{Question, once, show, verdict::Verdict};
-use crate::{cli::VerifyArgs, exit::Exit, output};
+use crate::{cli::VerifyArgs, evidence, exit::Exit, output};
 
 /// After so many failures in a row to ask at all, the watch ends: nobody is told for long that all is well.
 const MAX_FAILURES: u32 = 3;
 
-/// Asks every `interval` seconds. What changed is shown; each ledger has to have grown out of the one before.
+/// A ledger that grows all the time is asked about no oftener.
+const REST: Duration = Duration::from_secs(1);
+
+/// Asks every `interval` seconds, and when the server says that its ledger has grown. What changed is shown; each ledger has to have grown out of the one before.
 pub(super) fn watch(args: &VerifyArgs, mut question: Question, interval: u64) -> Result<Exit> {
     let (mut failures, mut shown, mut asked) = (0, None, 0);
     loop {
@@ -37,8 +43,20 @@ pub(super) fn watch(args: &VerifyArgs, mut question: Question, interval: u64) ->
         if args.times.is_some_and(|times| asked >= times) {
             return Ok(Exit::Done);
         }
-        sleep(Duration::from_secs(interval));
+        wait(args, question.ledger.since.as_ref().map(|kept| kept.size), Duration::from_secs(interval));
     }
+}
+
+/// Until the ledger has grown beyond `size`, and no longer than `interval`. Nobody who says so is believed: it is asked again.
+fn wait(args: &VerifyArgs, size: Option<u64>, interval: Duration) {
+    let begun = Instant::now();
+    sleep(REST.min(interval));
+    if let (Some(url), Some(size)) = (&args.url, size)
+        && evidence::until_grown(url, size, interval.saturating_sub(begun.elapsed()))
+    {
+        return;
+    }
+    sleep(interval.saturating_sub(begun.elapsed()));
 }
 
 /// What a change of is worth showing: not nonces and sizes, which always change.

@@ -169,6 +169,43 @@ fn a_bundle_is_verified_offline_and_says_what_it_cannot_prove() {
     assert!(refused(&other).contains("file /app/old: expected a record of it, found no proof of it"));
 }
 
+/// Only the proofs that were asked about used to be looked at, so that a bundle with a forged one beside them was good.
+#[test]
+fn every_proof_of_a_bundle_has_to_be_right() {
+    let scene = Scene::booted();
+    scene.connected("api.example.com", 443);
+    let asked = Questions {
+        histories: vec![Name(b"/app/old".to_vec())],
+        egress_only: Some(rules("api.example.com:443").unwrap()),
+        ..file("/app/model.bin", None)
+    };
+    let bundle = scene.bundle(&asked);
+    assert_eq!(bundle.proofs.len(), 3);
+    let judged = |bundle: Bundle, questions: Questions| {
+        let mut material = scene.live(&questions);
+        (material.document, material.bundle) = (bundle.document.0.clone(), Some(bundle));
+        judge(&material, &scene.question(questions))
+    };
+    let unasked = judged(bundle.clone(), Questions::default());
+    assert!(unasked.verified, "{unasked}");
+    for found in ["file /app/model.bin", "history /app/old", "stream egress"] {
+        assert!(unasked.to_string().contains(found), "{unasked}");
+    }
+    for which in 0..3 {
+        let mut damaged = bundle.clone();
+        let last = damaged.proofs[which].proof.0.len() - 1;
+        damaged.proofs[which].proof.0[last] ^= 1;
+        assert!(!judged(damaged.clone(), Questions::default()).verified, "{which}");
+        // Behind a good one of the same subject, where no question looks.
+        let mut both = bundle.clone();
+        both.proofs.push(damaged.proofs.remove(which));
+        assert!(!judged(both, file("/app/model.bin", None)).verified, "{which}");
+    }
+    let mut foreign = bundle;
+    foreign.proofs[2].subject = Name(b"app/other".to_vec());
+    assert!(refused(&judged(foreign, Questions::default())).contains("stream app/other"));
+}
+
 #[test]
 fn a_policy_is_judged_with_the_manifest_of_the_enclave() {
     let scene = Scene::booted();
