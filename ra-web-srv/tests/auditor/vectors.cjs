@@ -84,9 +84,38 @@ async function batches() {
   return count;
 }
 
+function connections() {
+  const { records, refused_records } = vectors("egress.json");
+  for (const { name, bytes, record } of records) {
+    const shown = Glasshouse.decodeConnection(Glasshouse.unhex(bytes));
+    assert.ok(shown.includes(`:${record.port} `) && (!record.name || shown.includes(record.name)), `${name}: ${shown}`);
+  }
+  const forms = ["nothing", "version 2", "no count", "count 0", "protocol 1"];
+  for (const { name, bytes } of refused_records.filter(({ name }) => forms.includes(name))) {
+    assert.throws(() => Glasshouse.decodeConnection(Glasshouse.unhex(bytes)), undefined, name);
+  }
+}
+
+async function transcripts() {
+  const { empty, entries } = vectors("control-trace.json"), bytes = (text) => Glasshouse.unhex(text);
+  const all = entries.map(({ entry }) => bytes(entry)), register = bytes(entries[0].pcr17);
+  assert.deepEqual(await Glasshouse.verifyTranscript([], bytes(empty), undefined), { count: 0, sessions: [] });
+  for (const [place, { head }] of entries.entries()) {
+    const { count, sessions } = await Glasshouse.verifyTranscript(all, bytes(head), register);
+    assert.equal(count, place + 1);
+    assert.deepEqual(sessions.map(({ operator }) => operator), ["alice"]);
+    await assert.rejects(Glasshouse.verifyTranscript(all.slice(0, place), bytes(head), register), /do not lead to it/);
+    await assert.rejects(Glasshouse.verifyTranscript(all, bytes(head), new Uint8Array(48)), /nobody has entered/);
+    await assert.rejects(Glasshouse.verifyTranscript(all, bytes(head), register.map((byte) => byte ^ 1)), /PCR17 does not hold/);
+  }
+  await assert.rejects(Glasshouse.verifyTranscript(all.slice(1), bytes(entries[4].head), register), /in the place of 1/);
+  return entries.length;
+}
+
 (async () => {
   forms();
-  const counts = [await documents(), await bundles(), await randomness(), await batches()];
-  assert.ok(counts[0] >= 40 && counts[1] >= 30 && counts[2] >= 3 && counts[3] >= 5, String(counts));
-  console.log(`${counts[0]} documents, ${counts[1]} bundles, ${counts[2]} VRF examples, ${counts[3]} nonce paths`);
+  connections();
+  const counts = [await documents(), await bundles(), await randomness(), await batches(), await transcripts()];
+  assert.ok(counts[0] >= 40 && counts[1] >= 30 && counts[2] >= 3 && counts[3] >= 5 && counts[4] >= 5, String(counts));
+  console.log(`${counts[0]} documents, ${counts[1]} bundles, ${counts[2]} VRF examples, ${counts[3]} nonce paths, ${counts[4]} transcripts`);
 })().catch((error) => { console.error(error); process.exit(1); });
