@@ -148,7 +148,7 @@ fn reads_every_key() {
 
     let measured = manifest.resolve(&image()).unwrap();
     assert_eq!(measured.publish.iter().map(|p| p.port.get()).collect::<Vec<_>>(), [80, 8000]);
-    assert_eq!(measured.attestation.unwrap().port.get(), 9443);
+    assert_eq!(measured.attestation.as_ref().unwrap().port.get(), 9443);
     assert_eq!(measured.services[0].command, ["/bin/migrate", "--all"]);
     let app = measured.main_service();
     assert_eq!(app.command, ["/usr/bin/python3", "-m", "http.server"]);
@@ -182,7 +182,7 @@ fn a_command_replaces_entrypoint_and_cmd() {
     let text = "name = \"a\"\nimage.rootfs = \"r\"\napp.command = [\"/x\"]";
     let measured = Manifest::parse(text).unwrap().resolve(&image()).unwrap();
     assert_eq!(measured.main_service().command, ["/x"]);
-    assert_eq!(measured.attestation.unwrap().port.get(), 8443);
+    assert_eq!(measured.attestation.as_ref().unwrap().port.get(), 8443);
 }
 
 #[test]

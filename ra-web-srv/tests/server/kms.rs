@@ -103,7 +103,9 @@ async fn kms_gives_its_plaintext_to_the_image_of_the_policy() {
 #[tokio::test]
 async fn what_was_sealed_is_unsealed_by_the_same_image_when_it_runs_again() {
     const DATA_KEY: &[u8] = b"a data key of 32 bytes, as usual";
-    let kms = |root_pem| KmsKey { root_pem, pcr0: [1; 48], plaintext: DATA_KEY };
+    fn kms(root_pem: &str) -> KmsKey<'_> {
+        KmsKey { root_pem, pcr0: [1; 48], plaintext: DATA_KEY }
+    }
     let (text, wrapped) = (STANDARD.encode("what I know"), STANDARD.encode("the data key, wrapped"));
     let enclave = Enclave::start().await;
     let key = kms(enclave.root_pem()).decrypt(&recipient(&enclave).await).unwrap();
