@@ -11,10 +11,10 @@ use crate::client::PATIENCE;
 use crate::enclave::{Enclave, patient};
 use crate::monitor::{until_scanned, watch};
 
-/// What no schema can say: that one size is not above another, and how many questions there are together.
+/// What no schema can say: that one size is not above another, how many questions there are together, and that `at` goes with a proof.
 const CONFIG: &str = r#"
 [[operations]]
-include-path = ["/v1/ledger/consistency", "/v1/bundle"]
+include-path = ["/v1/ledger/consistency", "/v1/bundle", "/v1/ledger/stream/{stream}"]
 checks.positive_data_acceptance.enabled = false
 "#;
 
