@@ -187,7 +187,7 @@ async fn what_is_appended_goes_to_the_applications_stream_and_no_other() {
     assert_eq!(read.json(), json!({"entries": [], "next": 2}));
     assert_eq!(call(&enclave, "GET", "/v1/ledger/checkpoint", "").await.json()["size"], 9);
     let proof = call(&enclave, "GET", "/v1/ledger/stream/log/proof?at=9", "").await;
-    assert_eq!((proof.status, &proof.body[..]), (200, &b"stream at 9"[..]));
+    assert_eq!((proof.status.as_u16(), &proof.body[..]), (200, &b"stream at 9"[..]));
     let unnamed = call(&enclave, "GET", "/v1/ledger/stream/log/proof", "").await;
     assert_eq!(unnamed.refusal(), (400, "parameter_missing".to_owned()));
     let longest = call(&enclave, "POST", "/v1/ledger/stream/log", vec![b'x'; 64 << 10]).await;
