@@ -27,7 +27,6 @@ async fn schemathesis() -> Option<OsString> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[expect(clippy::print_stdout, reason = "the line tells who runs the tests what was not tested")]
 async fn schemathesis_finds_nothing() {
     let Some(program) = schemathesis().await else {
         println!("skipped: the description of the API against the server (schemathesis is not installed)");

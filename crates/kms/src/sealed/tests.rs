@@ -1,5 +1,4 @@
 //! Envelopes: `docs/spec/vectors/sealed.json`, and whatever else there may be.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use proptest::prelude::*;
 use serde::Deserialize;
