@@ -72,7 +72,8 @@ pub(crate) struct BuildArgs {
     #[arg(short, long)]
     pub(crate) output: Option<PathBuf>,
     /// A kernel instead of the manifest's: a bzImage, or a directory of the vendor's blobs (bzImage, nsm.ko).
-    /// Default: the pinned kernel that `make kernel` builds.
+    /// Default: the pinned kernel that `make kernel` builds. What processors it is for, x86-64 or aarch64, is what the image
+    /// is for: of a container image for several platforms that one is taken, and an image for others is refused.
     #[arg(long, env = "GLASSHOUSE_KERNEL")]
     pub(crate) kernel: Option<PathBuf>,
     /// What builds the Dockerfile that the manifest names. Default: the first that is here.

@@ -88,6 +88,8 @@ fn another_number_of_processors_gives_the_same_bytes() {
     if let Some(workshop) = workshop_of_copy() {
         fs::write(workshop.join("processors"), processors().to_string()).unwrap();
         build_in(&workshop).unwrap();
+        fs::rename(workshop.join("out/app.eif"), workshop.join("plain.eif")).unwrap();
+        build_of(&workshop, r#"oci = "image", format = "erofs""#).unwrap();
         return;
     }
     if processors() == 1
@@ -102,13 +104,15 @@ fn another_number_of_processors_gives_the_same_bytes() {
             let test = "another_number_of_processors_gives_the_same_bytes";
             run_copy(&mut Command::new("env"), &format!(r#"{exec} "$0" "$@""#), test, workshop.dir.path());
             let count = fs::read_to_string(workshop.path("processors")).unwrap();
-            (fs::read(workshop.output()).unwrap(), count)
+            let image = |path| fs::read(path).unwrap();
+            ([image(workshop.path("plain.eif")), image(workshop.output())], count)
         })
         .into_iter()
         .unzip();
     assert_ne!(counts[0], "1");
     assert_eq!(counts[1], "1");
-    assert_eq!(images[0], images[1]);
+    assert!(images[0] == images[1]);
+    assert!(images[0][0] != images[0][1], "the formats differ");
 }
 
 fn processors() -> usize {
