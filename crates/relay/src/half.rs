@@ -16,6 +16,9 @@ use crate::side::Side;
 /// The most that one read takes.
 pub(crate) const SCRATCH_BYTES: usize = 64 * 1024;
 
+/// The most that one read takes for a vsock: whole writes, so that no small packet is left over.
+const VSOCK_SCRATCH_BYTES: usize = SCRATCH_BYTES / MAX_WRITE_BYTES * MAX_WRITE_BYTES;
+
 /// How much one direction may move before other connections get their turn.
 const TURN_BYTES: usize = 512 * 1024;
 
@@ -192,7 +195,8 @@ impl Half {
             return self.fill_pipe(from);
         }
         let mut scratch = mem::take(&mut tools.scratch);
-        let step = match self.read(from, &mut scratch) {
+        let room = if to.is_vsock() { VSOCK_SCRATCH_BYTES } else { scratch.len() };
+        let step = match self.read(from, &mut scratch[..room]) {
             Some(count) => {
                 if count >= SPLICE_FROM_BYTES && !self.copies {
                     self.splicing = true;

@@ -74,6 +74,14 @@ fn answer(mut stream: UnixStream, servers: Servers) {
         reply(&mut stream, Status::Connected);
         return carry(stream, server);
     }
+    match text.split('.').next().unwrap_or_default() {
+        "garbage" => return drop(stream.write_all(&[b'?'; 4096])),
+        "hangs-up" => return,
+        "never" => loop {
+            thread::park();
+        },
+        _ => {}
+    }
     let status = match text.split('.').next().unwrap_or_default() {
         "echo" => Status::Connected,
         "refused" => Status::Refused,

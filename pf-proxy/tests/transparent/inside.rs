@@ -120,6 +120,9 @@ pub(crate) fn a_program_is_told_what_became_of_its_connection() {
             ("no-network.test", ENETUNREACH),
             ("no-host.test", EHOSTUNREACH),
             ("nobody.test", EHOSTUNREACH),
+            // A host that does not do its part is no network.
+            ("garbage.test", ENETUNREACH),
+            ("hangs-up.test", ENETUNREACH),
             ("denied.test", forbidden),
         ] {
             assert_eq!(errno(of_version(name, 443, v6)), expected, "{name}, IPv6: {v6}");
@@ -135,8 +138,12 @@ pub(crate) fn a_program_is_told_what_became_of_its_connection() {
 pub(crate) fn nobody_who_answers_is_a_timeout() {
     std::fs::write("/proc/sys/net/ipv4/tcp_syn_retries", "1").unwrap();
     for v6 in [false, true] {
-        assert_eq!(errno(of_version("silent.test", 443, v6)), ETIMEDOUT);
+        for name in ["silent.test", "never.test"] {
+            assert_eq!(errno(of_version(name, 443, v6)), ETIMEDOUT, "{name}");
+        }
     }
+    // Those who wait keep nobody else waiting.
+    drop(connect(of_version("echo.test", 443, false)));
 }
 
 /// Bytes that differ everywhere, so that what is lost, doubled or moved shows.

@@ -26,7 +26,7 @@ impl Service for Plain {
 fn main() {
     let words: Vec<_> = std::env::args().skip(1).collect();
     let (listen, target) = words[0].split_once('=').expect("LISTEN=TARGET");
-    let threads = words.get(1).map_or(1, |text| text.parse().expect("a number of threads"));
+    let threads = words.get(1).map_or_else(Engine::default_threads, |text| text.parse().expect("a number of threads"));
     let target = Target::new(&target.parse().expect("an address")).expect("can be dialled");
     let dial = Dial::new(Arc::new(target), Duration::from_secs(5), Arc::new(LinkOptions::default()));
     let socket = ListenSocket::bind(&listen.parse().expect("an address")).expect("bound");
