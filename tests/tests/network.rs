@@ -21,15 +21,21 @@ use bed::{
 const EGRESS: &str = "[egress]\nallow = [\"web.test:80\", \"*.files.test:8080\", \"db.test:5432\", \"nobody.test:80\", \
                       \"192.0.2.0/28:80\", \"udp:echo.test:443\", \"udp:echo.test:4433\"]\n";
 
-/// The servers: pages at 192.0.2.10 and 2001:db8::10, a file of 20 MB at port 8080, datagrams sent back at 443.
+/// The servers: pages at 192.0.2.10 and 2001:db8::10, a file of 20 MB and a repository of Debian packages at port 8080, datagrams sent
+/// back at 443.
 const SERVERS: &str = r#"
-import http.server, socket, threading
+import hashlib, http.server, socket, threading
 PAGE = b"page\n"
 BIG = bytes(i * 7 % 251 for i in range(1000000)) * 20
+DEB = b"a package" * 100000
+INDEX = f"Package: page\nVersion: 1\nArchitecture: amd64\nMaintainer: nobody <nobody@example.org>\nDescription: a page\n" \
+        f"Filename: ./page.deb\nSize: {len(DEB)}\nSHA256: {hashlib.sha256(DEB).hexdigest()}\n\n"
+REPOSITORY = {"Packages": INDEX.encode(), "page.deb": DEB}
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        body = BIG if self.path == "/big" else PAGE
-        self.send_response(200)
+        name = self.path.rsplit("/", 1)[1]
+        body = REPOSITORY.get(name, b"") if self.path.startswith("/debian/") else BIG if name == "big" else PAGE
+        self.send_response(200 if body else 404)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -198,13 +204,37 @@ fn a_static_program_fetches_what_it_may_on_qemu() {
     }
 }
 
-/// Programs off the shelf, as Debian ships them.
-#[test]
-fn curl_python_node_and_psql_work_unmodified() {
-    let Some(bed) = Bed::local() else { return };
+/// apt, told what dpkg would tell it, and without the user that an image of Debian has for it.
+const APT: &str =
+    "apt-get -q -o APT::Sandbox::User=root -o APT::Architecture=amd64 -o APT::Architectures::=amd64";
+
+/// Debian's apt, with its way of getting files by HTTP and a source of packages.
+fn add_apt(root: &Path) {
+    add_program(root, "/usr/bin/apt-get");
+    for method in ["http", "store", "copy"] {
+        add_program(root, &format!("/usr/lib/apt/methods/{method}"));
+    }
+    for table in ["cputable", "tupletable", "ostable", "abitable"] {
+        add_program(root, &format!("/usr/share/dpkg/{table}"));
+    }
+    let folders =
+        ["etc/apt/apt.conf.d", "etc/apt/preferences.d", "var/lib/apt/lists/partial", "var/lib/dpkg"];
+    for folder in [&folders[..], &["var/cache/apt/archives/partial", "tmp"]].concat() {
+        fs::create_dir_all(root.join(folder)).unwrap();
+    }
+    fs::write(root.join("var/lib/dpkg/status"), "").unwrap();
+    let source = "deb [trusted=yes arch=amd64] http://a.files.test:8080/debian ./\n";
+    fs::write(root.join("etc/apt/sources.list"), source).unwrap();
+}
+
+/// Programs off the shelf, as Debian and PyPI ship them.
+fn programs_off_the_shelf_work_unmodified(bed: &Bed) {
     if !is_root() {
         return;
     }
+    let has_requests = fetch_packages(&bed.path("packages"), "requests");
+    let requests =
+        "import requests; print('requests', requests.get('http://web.test/', timeout=60).text.strip())";
     let python = "import urllib.request as r, socket\n\
                   print('python', r.urlopen('http://web.test/').read())\n\
                   s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(20)\n\
@@ -215,20 +245,26 @@ fn curl_python_node_and_psql_work_unmodified() {
     let script = format!(
         "for v in 4 6; do curl -sS -$v http://web.test/; done; curl -sS http://evil.test/; echo curl $?; \
          curl -sS http://198.51.100.1/; echo curl $?; python3.11 -c \"{python}\"; node -e \"{node}\"; \
-         psql -h db.test -U postgres -Atc \"select 'psql ' || 6 * 7\"; echo done"
+         psql -h db.test -U postgres -Atc \"select 'psql ' || 6 * 7\"; \
+         PYTHONPATH=/packages python3.11 -c \"{requests}\"; \
+         {APT} update; cd /tmp; {APT} download page; sha256sum page_1_amd64.deb; echo done"
     );
     let programs = Path::new("/usr/lib/postgresql/15/bin");
     let data = bed.path("pgdata");
     fs::create_dir(&data).unwrap();
     make_cluster(programs, &data);
-    let image = image(&bed, "shelf", &script, 1024, |root| {
+    let image = image(bed, "shelf", &script, 1536, |root| {
+        add_apt(root);
+        if has_requests {
+            add_packages(bed, root);
+        }
         add_program(root, "/usr/bin/curl");
         add_program(root, "/usr/bin/node");
         add_program(root, "/usr/lib/postgresql/15/bin/psql");
         fs::rename(root.join("usr/lib/postgresql/15/bin/psql"), root.join("usr/bin/psql")).unwrap();
         add_python(root);
     });
-    let output = run_beside_servers(&bed, &bed.run_args(&image), Some((programs, &data)));
+    let output = run_beside_servers(bed, &bed.run_args(&image), Some((programs, &data)));
     let (said, all) = (said(&output), text(&output));
     for line in [
         "page",
@@ -239,11 +275,27 @@ fn curl_python_node_and_psql_work_unmodified() {
         "denied 113",
         "node page",
         "psql 42",
+        if has_requests { "requests page" } else { "done" },
+        "ada944f944d5f6c031aa9961f8060e1070309a56f176fef8bf9cc46f8cacae40  page_1_amd64.deb",
         "done",
     ] {
         assert!(said.iter().any(|said| said == line), "{line}\n{all}");
     }
     assert_eq!(said.iter().filter(|line| *line == "page").count(), 2, "{all}");
+}
+
+#[test]
+fn programs_off_the_shelf_work_unmodified_on_local() {
+    if let Some(bed) = Bed::local() {
+        programs_off_the_shelf_work_unmodified(&bed);
+    }
+}
+
+#[test]
+fn programs_off_the_shelf_work_unmodified_on_qemu() {
+    if let Some(bed) = Bed::qemu() {
+        programs_off_the_shelf_work_unmodified(&bed);
+    }
 }
 
 /// Sends back what a stream brought.
@@ -281,25 +333,46 @@ async def main():
 asyncio.run(main())
 "#;
 
-/// Puts aioquic into `packages`; false, with a line that says so, if it cannot be had.
+/// Puts a Python package into `packages`; false, with a line that says so, if it cannot be had.
 #[expect(clippy::print_stdout, reason = "the line tells who runs the tests what was not tested")]
-fn fetch_aioquic(packages: &Path) -> bool {
+fn fetch_packages(packages: &Path, name: &str) -> bool {
     let fetched = finish(
         Command::new("python3")
             .args(["-m", "pip", "install", "--quiet", "--only-binary", ":all:", "--python-version", "3.11"])
-            .args(["aioquic", "--target"])
+            .args([name, "--target"])
             .arg(packages),
     );
     if !fetched.status.success() {
-        println!("skipped: QUIC from an enclave (the Python package aioquic cannot be fetched)");
+        println!("skipped: {name} in an enclave (the Python package cannot be fetched)");
     }
     fetched.status.success()
 }
 
+/// Copies what [`fetch_packages`] has fetched, with the libraries that it needs.
+fn add_packages(bed: &Bed, root: &Path) {
+    let find = Command::new("find").arg(bed.path("packages")).args(["-name", "*.so"]).output().unwrap();
+    let modules = String::from_utf8(find.stdout).unwrap();
+    modules.lines().for_each(|module| add_libraries(root, Path::new(module)));
+    let copied = Command::new("cp").arg("-r").arg(bed.path("packages")).arg(root).status().unwrap();
+    assert!(copied.success());
+}
+
 #[test]
-fn quic_works_unmodified() {
-    let Some(bed) = Bed::local() else { return };
-    if !is_root() || !fetch_aioquic(&bed.path("packages")) {
+fn quic_works_unmodified_on_local() {
+    if let Some(bed) = Bed::local() {
+        quic_works_unmodified(&bed);
+    }
+}
+
+#[test]
+fn quic_works_unmodified_on_qemu() {
+    if let Some(bed) = Bed::qemu() {
+        quic_works_unmodified(&bed);
+    }
+}
+
+fn quic_works_unmodified(bed: &Bed) {
+    if !is_root() || !fetch_packages(&bed.path("packages"), "aioquic") {
         return;
     }
     fs::write(bed.path("quic_server.py"), QUIC_SERVER).unwrap();
@@ -320,16 +393,12 @@ fn quic_works_unmodified() {
         .output()
         .unwrap();
     assert!(certificate.status.success(), "{}", text(&certificate));
-    let image = image(&bed, "quic", "PYTHONPATH=/packages python3.11 /client.py; echo done", 1024, |root| {
+    let image = image(bed, "quic", "PYTHONPATH=/packages python3.11 /client.py; echo done", 1024, |root| {
         add_python(root);
-        let find = Command::new("find").arg(bed.path("packages")).args(["-name", "*.so"]).output().unwrap();
-        let modules = String::from_utf8(find.stdout).unwrap();
-        modules.lines().for_each(|module| add_libraries(root, Path::new(module)));
-        let copied = Command::new("cp").arg("-r").arg(bed.path("packages")).arg(root).status().unwrap();
-        assert!(copied.success());
+        add_packages(bed, root);
         fs::write(root.join("client.py"), QUIC_CLIENT).unwrap();
     });
-    let output = run_beside_servers(&bed, &bed.run_args(&image), None);
+    let output = run_beside_servers(bed, &bed.run_args(&image), None);
     assert_eq!(said(&output), ["quic True", "done"], "{}", text(&output));
 }
 
