@@ -91,6 +91,7 @@ tee_agent set $agent --reference agent.eif.json --root root.pem --key operator.k
 tee_agent set $agent --reference agent.eif.json --root root.pem --key operator.key openrouter_api_key=sk-1
 if tee_agent set $agent --reference other.json --root root.pem --key operator.key openrouter_api_key=sk-2; then exit 9; fi
 ask() { curl -sS --max-time 60 "${@:2}" >"$1"; }
+ask plain http://127.0.0.1:7047/api/v1/config
 ask config "http://127.0.0.1:7047/api/v1/config?nonce=$NONCE"
 ask variables --request GET --location 'http://127.0.0.1:7047/api/v1//variables' --data '{}'
 ask refused --location 'http://127.0.0.1:7047/api/v1//variables' \
@@ -107,9 +108,39 @@ ask prompt --location 'http://127.0.0.1:7047/api/v1/prompt' \
 --header 'Content-Type: application/json' \
 --data '{
     "system_prompt": "You are a helpful AI assistant focused on technical writing and documentation.",
-    "messages": [ { "role": "user", "content": "give me the weather in paris" } ],
-    "tools": [ { "type": "function", "function": { "name": "get_weather", "description": "Get the current weather",
-        "parameters": { "type": "object", "properties": { "location": { "type": "string" } } } } } ]
+    "messages": [
+        {
+            "role": "user",
+            "content": "give me the weather in paris"
+        }
+    ],
+    "tools": [
+        {
+            "type": "function",
+            "function": {
+                "name": "get_weather",
+                "description": "Get the current weather",
+                "parameters": {
+                    "type": "object",
+                    "properties": {
+                        "location": {
+                            "type": "string"
+                        },
+                        "unit": {
+                            "type": "string",
+                            "enum": [
+                                "celsius",
+                                "fahrenheit"
+                            ]
+                        }
+                    },
+                    "required": [
+                        "location"
+                    ]
+                }
+            }
+        }
+    ]
 }'
 ask payment http://127.0.0.1:7047/api/v1/sign-transaction --data '{
    "transaction": {
@@ -228,6 +259,7 @@ fn an_operator_an_auditor_and_users_get_what_they_came_for(bed: &Bed) {
         "{}",
         saved("verified")
     );
+    assert_eq!(answer("plain")["tee_public_key"], agent);
     fs::write(bed.path("document"), about["code_attestation"].as_str().unwrap()).unwrap();
     let verdict = bed.run(&[
         "verify",
