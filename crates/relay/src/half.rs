@@ -366,6 +366,11 @@ impl Half {
             Ok(count) => {
                 self.in_pipe -= count;
                 self.bytes += count as u64;
+                // A splice is several writes to the kernel: if a later one meets a reset, the first ones' count is returned and
+                // the error told to nobody.
+                if self.in_pipe > 0 && to.was_reset() {
+                    self.fail_writing(Errno::CONNRESET);
+                }
                 Step::Moved(count)
             }
             Err(Errno::AGAIN) => {

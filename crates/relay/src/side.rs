@@ -5,7 +5,8 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
-use rustix::net::{AddressFamily, sockopt};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, getpeername, sockopt};
 use transport::coalesce::{SMALL_PACKET_BURST, SMALL_PACKET_INTERVAL};
 
 /// Told of data, of the end and, always, of failure; only when it is new.
@@ -110,6 +111,12 @@ impl Side {
         self.allowance.is_some()
     }
 
+    /// Whether the peer has broken off, as far as the socket knows without being asked for its error. Once an end has been
+    /// announced, what comes after it is no matter.
+    pub(crate) fn was_reset(&self) -> bool {
+        self.family == Family::Tcp && !self.ending && getpeername(&self.fd) == Err(Errno::NOTCONN)
+    }
+
     /// Makes closing this a reset, so that the peer does not take what it has for everything.
     pub(crate) fn reset_at_close(&self) {
         if self.family == Family::Tcp {
@@ -158,7 +165,49 @@ impl Allowance {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
     use super::*;
+
+    /// A side, and its peer.
+    fn side() -> (Side, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+        let fd = listener.accept().unwrap().0.into();
+        (Side::new(&epoll, fd, Family::Tcp, 0, false).unwrap(), peer)
+    }
+
+    /// Waits until the socket knows what its peer did, without a look at its error.
+    fn settle(side: &Side) {
+        let mut watched = [PollFd::new(&side.fd, PollFlags::RDHUP)];
+        let patience = Timespec { tv_sec: 30, tv_nsec: 0 };
+        assert_eq!(poll(&mut watched, Some(&patience)), Ok(1));
+    }
+
+    /// Bytes were missing and the receiver saw an orderly end: the error of the reset had been told to a splice, which returned
+    /// the count of what it had written before.
+    #[test]
+    fn reset_is_known_after_its_error_was_told_to_somebody_else() {
+        let (side, peer) = side();
+        assert!(!side.was_reset());
+        sockopt::set_socket_linger(&peer, Some(Duration::ZERO)).unwrap();
+        drop(peer);
+        settle(&side);
+        assert_eq!(sockopt::socket_error(&side.fd), Ok(Err(Errno::CONNRESET)));
+        assert_eq!(rustix::io::read(&side.fd, &mut [0; 1]), Ok(0));
+        assert!(side.was_reset());
+    }
+
+    #[test]
+    fn orderly_end_is_no_reset() {
+        let (side, peer) = side();
+        drop(peer);
+        settle(&side);
+        assert!(!side.was_reset());
+    }
 
     #[test]
     fn burst_is_allowed_then_one_packet_an_interval_or_an_answer() {
