@@ -11,7 +11,7 @@ use crate::output;
 pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
-    /// `None` under `nohup`.
+    /// `None` in the foreground under `nohup`.
     hangup: Option<Signal>,
     /// Has no terminal that could be closed.
     background: bool,
@@ -19,7 +19,7 @@ pub(crate) struct Signals {
 
 impl Signals {
     pub(crate) fn listen(background: bool) -> io::Result<Self> {
-        let hangup = if ignores_hangup() { None } else { Some(signal(SignalKind::hangup())?) };
+        let hangup = if !background && ignores_hangup() { None } else { Some(signal(SignalKind::hangup())?) };
         let (interrupt, terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         Ok(Self { interrupt, terminate, hangup, background })
     }
