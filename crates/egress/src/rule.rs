@@ -287,6 +287,23 @@ mod tests {
         }
     }
 
+    /// The auditor's page reads the same.
+    #[test]
+    fn the_rules_of_the_specification_cover_what_they_should() {
+        let rules: serde_json::Value =
+            serde_json::from_str(include_str!("../../../docs/spec/vectors/policy/rules.json")).unwrap();
+        let rule = |text: &serde_json::Value| text.as_str().unwrap().parse::<Rule>();
+        let list = |member: &str| rules[member].as_array().unwrap().clone();
+        for (member, expected) in [("covered", true), ("not_covered", false)] {
+            for pair in list(member) {
+                assert_eq!(rule(&pair[0]).unwrap().covers(&rule(&pair[1]).unwrap()), expected, "{pair}");
+            }
+        }
+        for text in list("refused") {
+            assert!(rule(&text).is_err(), "{text}");
+        }
+    }
+
     #[test]
     fn a_rule_has_one_text() {
         for (text, normal) in [

@@ -25,8 +25,17 @@ pub(crate) struct SessionClaim {
     pub(crate) key: String,
 }
 
-/// Checks `transcript` against the attested head of the chain and PCR17, `None` if that is not locked.
-pub(crate) fn judge(head: Sha256, register: Option<Pcr>, transcript: &[Base64], verdict: &mut Verdict) {
+/// Checks `transcript` against the attested head of the chain and PCR17, `None` if that is not locked. Without a head anybody
+/// could have written it.
+pub(crate) fn judge(
+    head: Option<Sha256>,
+    register: Option<Pcr>,
+    transcript: &[Base64],
+    verdict: &mut Verdict,
+) {
+    let Some(head) = head else {
+        return verdict.fail(CHECK, "a head of its chain in the binding statement", "none");
+    };
     match sessions(Head(head.0), register, transcript) {
         Err(found) => verdict.fail(CHECK, "all entries up to the attested head", found),
         Ok((entries, sessions)) => {

@@ -106,9 +106,19 @@ async function fromDisk(browser) {
     assert.match(bad.text, /Refused: /, name);
     assert.doesNotMatch(bad.text, /Proven: the enclave/, name);
   }
-  const none = await act(run, { paste: "{}" });
-  assert.match(none.text, /Neither a bundle/);
-  return 5;
+  await act(run, { reference: "" });
+  await act(run, { paste: JSON.stringify(vectors.base) });
+  for (const [name, answer] of [["a policy that is met", /^VERIFIED/], ["no release of the policy", /^NOT VERIFIED/]]) {
+    const { asked } = vectors.cases.find((one) => one.name === name);
+    const judged = await act(run, { paste: asked.policy });
+    assert.match(judged.answer, answer, `${name}: ${judged.text}`);
+    assert.match(judged.text, /policy: release/, name);
+  }
+  for (const nothing of ["{}", "version = 1"]) {
+    const none = await act(run, { paste: nothing });
+    assert.match(none.text, /Neither a bundle/, nothing);
+  }
+  return 7;
 }
 
 function tampered(base64) {

@@ -32,7 +32,7 @@ async function bundles() {
     const bundle = { ...base, ...set };
     for (const member of Object.keys(bundle)) if (bundle[member] === null) delete bundle[member];
     const question = { roots: asked.root === "aws" ? null : root, at: Date.parse(asked.at ?? at), nonce: asked.nonce ?? null, pcrs: asked.pcrs,
-      neverEntered: asked.never_entered, sealed: asked.sealed, files: asked.files };
+      neverEntered: asked.never_entered, sealed: asked.sealed, files: asked.files, policy: asked.policy ? Glasshouse.decodePolicy(asked.policy) : null };
     const verdict = await Glasshouse.verify(Glasshouse.decodeBundle(JSON.stringify(bundle)), question);
     assert.equal(verdict.verified, refused_at === undefined, `${name}: ${JSON.stringify(verdict.refusals)}`);
     if (refused_at !== undefined) assert.ok(verdict.refusals.some(({ step }) => step === refused_at), `${name}: ${JSON.stringify(verdict.refusals)}`);
@@ -112,10 +112,33 @@ async function transcripts() {
   return entries.length;
 }
 
+// Policies are read, or refused, as by the Rust code.
+function policies() {
+  const { valid, refused } = vectors("policy/forms.json");
+  for (const { name, text, releases, signers } of valid) {
+    const policy = Glasshouse.decodePolicy(text);
+    assert.deepEqual([policy.releases.length, policy.signers.length], [releases, signers], name);
+  }
+  for (const { name, text } of refused) assert.throws(() => Glasshouse.decodePolicy(text), undefined, name);
+  const example = readFileSync(join(__dirname, "../../../docs/spec/vectors/policy/example.toml"), "utf8");
+  assert.equal(Glasshouse.decodePolicy(example).releases.length, 3);
+  return valid.length + refused.length;
+}
+
+// Rules cover what is narrower, and none that are not.
+function rules() {
+  const { covered, not_covered, refused } = vectors("policy/rules.json");
+  const covers = ([own, other]) => Glasshouse.covers(Glasshouse.decodeRule(own), Glasshouse.decodeRule(other));
+  for (const pair of covered) assert.ok(covers(pair), String(pair));
+  for (const pair of not_covered) assert.ok(!covers(pair), String(pair));
+  for (const rule of refused) assert.throws(() => Glasshouse.decodeRule(rule), undefined, rule);
+}
+
 (async () => {
   forms();
   connections();
-  const counts = [await documents(), await bundles(), await randomness(), await batches(), await transcripts()];
-  assert.ok(counts[0] >= 40 && counts[1] >= 30 && counts[2] >= 3 && counts[3] >= 5 && counts[4] >= 5, String(counts));
-  console.log(`${counts[0]} documents, ${counts[1]} bundles, ${counts[2]} VRF examples, ${counts[3]} nonce paths, ${counts[4]} transcripts`);
+  rules();
+  const counts = [await documents(), await bundles(), await randomness(), await batches(), await transcripts(), policies()];
+  assert.ok(counts[0] >= 40 && counts[1] >= 80 && counts[2] >= 3 && counts[3] >= 5 && counts[4] >= 5 && counts[5] >= 40, String(counts));
+  console.log(`${counts[0]} documents, ${counts[1]} bundles, ${counts[2]} VRF examples, ${counts[3]} nonce paths, ${counts[4]} transcripts, ${counts[5]} policies`);
 })().catch((error) => { console.error(error); process.exit(1); });

@@ -154,6 +154,26 @@ fn mistakes_are_refused_for_what_they_are() {
     assert!(matches!(PolicyFile::parse(&vec![b' '; MAX_POLICY_BYTES + 1]), Err(PolicyError::TooLong { .. })));
 }
 
+/// The auditor's page reads the same.
+#[test]
+fn the_forms_of_the_specification_are_read_and_refused() {
+    let forms: Value =
+        serde_json::from_str(include_str!("../../../../docs/spec/vectors/policy/forms.json")).unwrap();
+    let cases = |member: &str| forms[member].as_array().unwrap().clone();
+    let (valid, refused) = (cases("valid"), cases("refused"));
+    assert!(valid.len() >= 15 && refused.len() >= 50);
+    for case in valid {
+        let policy = PolicyFile::parse(case["text"].as_str().unwrap().as_bytes());
+        let policy = policy.unwrap_or_else(|error| panic!("{}: {error}", case["name"]));
+        let found = (policy.releases.len() as u64, policy.signers.len() as u64);
+        assert_eq!(found, (case["releases"].as_u64().unwrap(), case["signers"].as_u64().unwrap()));
+    }
+    for case in refused {
+        let found = PolicyFile::parse(case["text"].as_str().unwrap().as_bytes());
+        assert!(found.is_err(), "{}", case["name"]);
+    }
+}
+
 #[test]
 fn versions_are_compared_by_their_numbers() {
     let version = |text: &str| text.parse::<ReleaseVersion>().unwrap();

@@ -164,6 +164,6 @@ fn who_entered_is_seen() {
     let asked = |control| verdict(&scene, |_, question| question.control = control);
     proves(&asked(ControlPolicy::NeverEntered), "nobody had entered the enclave");
     assert!(refused(&asked(ControlPolicy::Sealed)).contains("expected: sealed"));
-    scene.enter();
+    scene.enter(b"who entered first");
     assert!(refused(&asked(ControlPolicy::NeverEntered)).contains("somebody has entered"));
 }

@@ -37,6 +37,9 @@ pub(crate) const CONTENT: &[u8] = b"weights";
 /// PCR0, 1 and 2 of the image.
 pub(crate) const IMAGE: u8 = 0x11;
 
+/// PCR8 of the image.
+pub(crate) const SIGNER: u8 = 0x88;
+
 pub(crate) struct Scene {
     folder: TempDir,
     root: DevelopmentRoot,
@@ -58,6 +61,22 @@ pub(crate) fn later(duration: Duration) -> UnixTime {
     UnixTime::try_from(SystemTime::now() + duration).unwrap()
 }
 
+fn index(number: u64) -> PcrIndex {
+    PcrIndex::new(number).unwrap()
+}
+
+/// A module that has measured an image, who signed it, and in PCR16 what init measures.
+fn module(root: &DevelopmentRoot, image: u8, measured: &[&[u8]]) -> SimulatedNsm {
+    let pcrs: Vec<_> =
+        [(0, image), (1, image), (2, image), (8, SIGNER)].map(|(at, byte)| (index(at), [byte; 48])).into();
+    let module = SimulatedNsm::new(root, "i-0123456789abcdef0-enc0123456789abcdef", &pcrs).unwrap();
+    for bytes in measured {
+        module.extend_pcr(index(16), digest(&SHA384, bytes).as_ref()).unwrap();
+    }
+    module.lock_pcr(index(16)).unwrap();
+    module
+}
+
 impl Scene {
     /// An enclave that has booted: its files are recorded, and PCR16 is locked.
     pub(crate) fn booted() -> Self {
@@ -67,16 +86,13 @@ impl Scene {
     pub(crate) fn of_image(byte: u8) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let root = DevelopmentRoot::load_or_create(&folder.path().join("root")).unwrap();
-        let index = |number: u64| PcrIndex::new(number).unwrap();
-        let pcrs: Vec<_> = (0..3).map(|number| (index(number), [byte; 48])).collect();
-        let module = SimulatedNsm::new(&root, "i-0123456789abcdef0-enc0123456789abcdef", &pcrs).unwrap();
         let ledger = Ledger::open(&folder.path().join("ledger"), 1, Options::default()).unwrap();
         let manifest = "name = \"agent\"\nimage = { rootfs = \".\" }\n[app]\ncommand = [\"/x\"]\n[monitor]\nroots = [\"/app\"]\n[egress]\nallow = [\"api.example.com:443\"]\n";
         let manifest = Manifest::parse(manifest).unwrap().resolve(&ImageConfig::default()).unwrap();
         let mut scene = Self {
             folder,
+            module: module(&root, byte, &[]),
             root,
-            module,
             ledger,
             manifest: manifest.to_canonical_json(),
             baseline: Vec::new(),
@@ -84,11 +100,13 @@ impl Scene {
         scene.record("/app/model.bin", Some(CONTENT));
         scene.record("/app/old", Some(b"old"));
         scene.baseline = scene.ledger.baseline().encode();
-        for measured in [&scene.manifest, &scene.baseline] {
-            scene.module.extend_pcr(index(16), digest(&SHA384, measured).as_ref()).unwrap();
-        }
-        scene.module.lock_pcr(index(16)).unwrap();
+        scene.module = module(&scene.root, byte, &[&scene.manifest, &scene.baseline]);
         scene
+    }
+
+    /// The same module before anybody entered.
+    pub(crate) fn forget_who_entered(&mut self) {
+        self.module = module(&self.root, IMAGE, &[&self.manifest, &self.baseline]);
     }
 
     /// Records what is at a path, or that nothing is there any more.
@@ -118,11 +136,15 @@ impl Scene {
         self.ledger.append(3, vec![Event::Stream { name, payload: record.to_cbor() }]).unwrap();
     }
 
-    /// Somebody enters.
-    pub(crate) fn enter(&self) {
-        let control = PcrIndex::new(17_u64).unwrap();
-        self.module.extend_pcr(control, &[1; 48]).unwrap();
-        self.module.lock_pcr(control).unwrap();
+    /// Somebody enters; `entry` is the first of the transcript.
+    pub(crate) fn enter(&self, entry: &[u8]) {
+        self.module.extend_pcr(index(17), digest(&SHA384, entry).as_ref()).unwrap();
+        self.seal();
+    }
+
+    /// Nobody enters any more.
+    pub(crate) fn seal(&self) {
+        self.module.lock_pcr(index(17)).unwrap();
     }
 
     /// The root that the module's documents are under, as PEM.

@@ -1,6 +1,8 @@
 //! The bundles of the specification: what is accepted, and which check refuses each other one. The auditor's page reads the
 //! same.
 
+mod who_and_policy;
+
 use attestation::{
     ControlPolicy, Pcr, PcrIndex, ReferenceValues, Roots,
     batch::NonceBatch,
@@ -26,6 +28,8 @@ fn check_of(step: u64) -> &'static str {
         12 => "TLS key",
         13 => "measured manifest",
         14 => "ledger since boot",
+        17 => "control transcript",
+        18 => "policy: ",
         other => panic!("step {other} is in no vector"),
     }
 }
@@ -65,7 +69,8 @@ fn question(asked: &Value, root: &str) -> Question {
         manifest: None,
         manifest_sha384: None,
     };
-    Question { expected, policy: None, control, ledger }
+    let policy = asked["policy"].as_str().map(|text| PolicyFile::parse(text.as_bytes()).unwrap());
+    Question { expected, policy, control, ledger }
 }
 
 #[test]
@@ -73,7 +78,7 @@ fn every_bundle_is_accepted_or_refused_by_its_check() {
     let vectors: Value = serde_json::from_str(&fs::read_to_string(PATH).unwrap()).unwrap();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let cases = vectors["cases"].as_array().unwrap();
-    assert!(cases.len() >= 30);
+    assert!(cases.len() >= 80);
     for case in cases {
         let (name, asked) = (text(&case["name"]), &case["asked"]);
         let mut members = vectors["base"].as_object().unwrap().clone();
@@ -159,6 +164,8 @@ fn make_vectors() {
     let mut maker = Maker { scene, cases: Vec::new() };
     evidence(&mut maker);
     measured(&mut maker, &base);
+    who_and_policy::transcripts(&mut maker);
+    who_and_policy::policies(&mut maker);
     files(&mut maker, &base);
     let vectors = json!({ "at": at, "root": maker.scene.root_pem(), "base": base, "cases": maker.cases });
     fs::write(PATH, serde_json::to_string_pretty(&vectors).unwrap() + "\n").unwrap();
@@ -302,7 +309,7 @@ fn files(maker: &mut Maker, base: &Value) {
         json!({ "document": document, "consistency": null }),
         model(json!({})),
     );
-    maker.scene.enter();
+    maker.scene.enter(b"who entered first");
     let entered = maker.document(&NONCE, Some(maker.scene.statement().encode()));
     maker.add(
         "somebody has entered",
