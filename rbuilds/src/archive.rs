@@ -5,6 +5,7 @@
 
 use std::io::{self, Read};
 
+use erofs::Xattr;
 use tar::{EntryType, Header};
 
 use crate::{
@@ -141,7 +142,7 @@ impl<'a> Reader<'a> {
             .or(extensions.target)
             .or_else(|| header.link_name_bytes().map(|t| t.into_owned()))
             .unwrap_or_default();
-        self.intake.take_entry(name.len() + target.len())?;
+        self.intake.take_entry(name.len() + target.len() + pax.xattrs.bytes())?;
         let path = EntryPath::parse(&name).map_err(|e| e.at(printable(&name)))?;
         if self.role == Role::Layer && self.take_whiteout(&path)? {
             return Ok(());
@@ -170,7 +171,11 @@ impl<'a> Reader<'a> {
         Ok(true)
     }
 
-    fn take_found<R: Read>(&mut self, found: Found, entry: &mut tar::Entry<'_, R>) -> Result<(), LayerError> {
+    fn take_found<R: Read>(
+        &mut self,
+        mut found: Found,
+        entry: &mut tar::Entry<'_, R>,
+    ) -> Result<(), LayerError> {
         let Found { path, header, .. } = &found;
         let at = |e: EntryError| e.at(path);
         let len = found.content_len(entry.size()).map_err(at)?;
@@ -194,8 +199,8 @@ impl<'a> Reader<'a> {
             EntryType::Fifo => return self.leave_out_device(path, "named pipe"),
             other => return Err(at(EntryError::UnknownType { found: other.as_byte() })),
         };
-        let inode = found.inode(kind)?;
-        self.note_attributes(&found);
+        let xattrs = self.take_attributes(&mut found, &kind)?;
+        let inode = found.inode(kind, xattrs)?;
         self.layer.entries.push((found.path, NewEntry::Inode(inode)));
         Ok(())
     }
@@ -208,15 +213,19 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn note_attributes(&mut self, found: &Found) {
+    /// The extended attributes of an entry. Symbolic links have none that are kept.
+    fn take_attributes(&mut self, found: &mut Found, kind: &Kind) -> Result<Box<[Xattr]>, LayerError> {
+        let xattrs = std::mem::take(&mut found.pax.xattrs);
         if self.role == Role::Container {
-            return;
+            return Ok(Box::default());
         }
-        if found.pax.capability {
-            self.intake.note(NoteKind::CapabilitiesDropped, &found.path);
+        let is_symlink = matches!(kind, Kind::Symlink(_));
+        if xattrs.left_out || is_symlink && !xattrs.is_empty() {
+            self.intake.note(NoteKind::AttributesLeftOut, &found.path);
         }
-        if found.pax.attribute {
-            self.intake.note(NoteKind::AttributesDropped, &found.path);
+        match is_symlink {
+            true => Ok(Box::default()),
+            false => xattrs.into_checked().map_err(|e| e.at(&found.path)),
         }
     }
 }
@@ -252,7 +261,7 @@ impl Found {
         Ok(self.target.clone())
     }
 
-    fn inode(&self, kind: Kind) -> Result<Inode, LayerError> {
+    fn inode(&self, kind: Kind, xattrs: Box<[Xattr]>) -> Result<Inode, LayerError> {
         let number = |pax: Option<u64>, header: io::Result<u64>| -> Result<u32, LayerError> {
             let found = pax.map_or(header, Ok).map_err(LayerError::Damaged)?;
             // The largest number means "do not change" to chown.
@@ -264,6 +273,7 @@ impl Found {
             uid: number(self.pax.uid, self.header.uid())?,
             gid: number(self.pax.gid, self.header.gid())?,
             kind,
+            xattrs,
         })
     }
 }

@@ -28,6 +28,7 @@ use crate::{
     source::{Application, take_in},
     time::{LAST_SECOND, rfc3339},
     tree::{Kind, Tree},
+    xattrs,
 };
 
 /// The command line for a kernel with everything built in.
@@ -216,6 +217,9 @@ fn build_and<D>(
         .map_err(|e| write_error(input, e))?;
     let eif_bytes = output.file().metadata().map_err(unwritable)?.len();
     let mut notes = intake.into_notes();
+    if format == ImageFormat::Cpio {
+        xattrs::note_dropped(&application.tree, &mut notes);
+    }
     let published: Vec<_> = measured.published_ports().collect();
     ports::note(&application.config.exposed_ports, &published, &mut notes);
     let report = BuildReport {

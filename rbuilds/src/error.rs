@@ -6,7 +6,7 @@ use crate::{
     Digest,
     limits::{
         MAX_ARCHIVE_LINKS, MAX_COMPONENT_BYTES, MAX_FILE_BYTES, MAX_INDEX_DEPTH, MAX_JSON_BYTES, MAX_LAYERS,
-        MAX_TARGET_BYTES,
+        MAX_TARGET_BYTES, MAX_XATTRS_BYTES,
     },
 };
 
@@ -405,7 +405,7 @@ pub enum LayerError {
         limit: u64,
     },
     /// More bytes of names than allowed.
-    #[error("the image's file names have more than the {limit} bytes allowed")]
+    #[error("the image's file names and attributes have more than the {limit} bytes allowed")]
     NamesTooLong {
         /// [`crate::Limits::name_bytes`].
         limit: u64,
@@ -533,6 +533,20 @@ pub enum EntryError {
     FileTooLarge {
         /// Its length in bytes.
         found: u64,
+    },
+    /// An extended attribute that Linux would not take.
+    #[error("has an extended attribute, {name}, which {problem}")]
+    Attribute {
+        /// Its name, escaped where it is not plain text.
+        name: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// More of extended attributes than a file can have.
+    #[error("has extended attributes of {found} bytes, more than the {MAX_XATTRS_BYTES} a file can have")]
+    AttributesTooLong {
+        /// Their names and values, in bytes.
+        found: usize,
     },
     /// An owner that is not a 32-bit number, or the number that means "no owner".
     #[error("belongs to user or group {found}; 0 to 4294967294 are allowed")]

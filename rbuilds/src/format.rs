@@ -15,9 +15,10 @@ use crate::{Error, Kernel};
 pub(crate) const KEEP_RAMDISKS: &str = "retain_initrd";
 
 /// What has to be built in for a kernel to read the file system, and to have a writable one above it.
-const NEEDED: [&str; 6] = [
+const NEEDED: [&str; 7] = [
     "CONFIG_BLK_DEV_LOOP=y",
     "CONFIG_EROFS_FS=y",
+    "CONFIG_EROFS_FS_SECURITY=y",
     "CONFIG_EROFS_FS_XATTR=y",
     "CONFIG_EROFS_FS_ZIP=y",
     "CONFIG_OVERLAY_FS=y",

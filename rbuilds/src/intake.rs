@@ -96,15 +96,19 @@ impl Intake {
     /// Counts one entry with this many bytes of names.
     pub(crate) fn take_entry(&mut self, name_bytes: usize) -> Result<(), LayerError> {
         self.entries += 1;
-        self.name_bytes += name_bytes as u64;
-        let limits = &self.limits;
-        if self.entries > limits.entries {
-            return Err(LayerError::TooManyEntries { limit: limits.entries });
+        if self.entries > self.limits.entries {
+            return Err(LayerError::TooManyEntries { limit: self.limits.entries });
         }
-        if self.name_bytes > limits.name_bytes {
-            return Err(LayerError::NamesTooLong { limit: limits.name_bytes });
+        self.take_names(name_bytes)
+    }
+
+    /// Counts bytes of names, or of what is held with them.
+    pub(crate) fn take_names(&mut self, bytes: usize) -> Result<(), LayerError> {
+        self.name_bytes += bytes as u64;
+        match self.limits.name_bytes {
+            limit if self.name_bytes > limit => Err(LayerError::NamesTooLong { limit }),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     pub(crate) fn note(&mut self, kind: NoteKind, path: &EntryPath) {

@@ -56,6 +56,7 @@ mod tree;
 mod unpack;
 mod unpacked;
 mod verify;
+mod xattrs;
 mod zstd;
 
 pub use build::{

@@ -22,6 +22,15 @@ pub(crate) const MAX_FILE_BYTES: u64 = u32::MAX as u64;
 /// Largest PAX or GNU extension record of a tar entry, in bytes. Linux allows extended attributes of 64 KiB.
 pub(crate) const MAX_EXTENSION_BYTES: u64 = 1 << 20;
 
+/// Longest name of an extended attribute, in bytes (`XATTR_NAME_MAX`).
+pub(crate) const MAX_XATTR_NAME_BYTES: usize = 255;
+
+/// Longest value of one, in bytes: file systems in images have 16 bits for the length.
+pub(crate) const MAX_XATTR_VALUE_BYTES: usize = 65_535;
+
+/// Most bytes of names and values that a file has, so that they always fit behind its inode.
+pub(crate) const MAX_XATTRS_BYTES: usize = 128 << 10;
+
 /// Largest JSON document of an image layout, in bytes. The distribution specification obliges registries to take 4 MiB.
 pub(crate) const MAX_JSON_BYTES: u64 = 4 << 20;
 
@@ -41,7 +50,7 @@ pub struct Limits {
     pub unpacked_bytes: u64,
     /// Most entries: files, directories, links and whiteouts. Default 2 million.
     pub entries: u64,
-    /// Most bytes of paths and link targets, which are held in memory. Default 512 MiB.
+    /// Most bytes of paths, link targets and extended attributes, which are held in memory. Default 512 MiB.
     pub name_bytes: u64,
 }
 

@@ -13,6 +13,7 @@ use eif::{
     Section,
     cpio::{Entry, Kind, Reader},
 };
+use erofs::Xattr;
 use flate2::bufread::MultiGzDecoder;
 use serde::Serialize;
 
@@ -139,6 +140,8 @@ pub(crate) struct Record {
     pub(crate) digest: Option<Digest>,
     /// For a further name of a file: the first one.
     pub(crate) first_name: Option<Vec<u8>>,
+    /// Extended attributes, in order of their names. Archives have none.
+    pub(crate) xattrs: Vec<Xattr>,
     pub(crate) place: Place,
 }
 
@@ -250,7 +253,7 @@ fn list_archive(
     let mut collector = Collector::new(limits);
     let mut file_system = None;
     while let Some(entry) = archive.next_entry()? {
-        collector.admit(&entry)?;
+        collector.admit(&entry, &[])?;
         let (modified, content_at) = (archive.modified(), archive.position());
         let digest = match entry.kind {
             Kind::File { size: 0, link: Some(_) } => None,
@@ -263,7 +266,7 @@ fn list_archive(
         {
             file_system = Some(image.content(section.offset.saturating_add(content_at), size));
         }
-        collector.add(entry, modified, Place::Archive(content_at), digest);
+        collector.add(entry, modified, Place::Archive(content_at), digest, Vec::new());
     }
     let order = collector.order();
     if let Some(content) = &file_system {
@@ -277,7 +280,8 @@ fn list_file_system(content: &Content, collector: &mut Collector<'_>) -> Result<
     let reader = erofs::Reader::open(content.clone(), content.len())?;
     let mut bytes_left = collector.limits.unpacked_bytes;
     for (entry, inode) in rootfs_image::entries(&reader, collector.limits.walk())? {
-        collector.admit(&entry)?;
+        let xattrs = reader.xattrs(&inode)?;
+        collector.admit(&entry, &xattrs)?;
         let digest = match entry.kind {
             Kind::File { size: 0, link: Some(_) } => None,
             Kind::File { size, .. } => {
@@ -288,7 +292,7 @@ fn list_file_system(content: &Content, collector: &mut Collector<'_>) -> Result<
             _ => None,
         };
         let modified = u32::try_from(inode.modified).unwrap_or(u32::MAX);
-        collector.add(entry, modified, Place::FileSystem(inode.number), digest);
+        collector.add(entry, modified, Place::FileSystem(inode.number), digest, xattrs);
     }
     Ok(())
 }
@@ -314,13 +318,14 @@ impl<'a> Collector<'a> {
         Self { limits, name_bytes: 0, entries, first_names, order: Context::new(&SHA256) }
     }
 
-    fn admit(&mut self, entry: &Entry) -> Result<(), NoArchive> {
+    fn admit(&mut self, entry: &Entry, xattrs: &[Xattr]) -> Result<(), NoArchive> {
         let target = match &entry.kind {
             Kind::Symlink { target } => target.len(),
             Kind::File { link: Some(_), .. } => entry.name.len(),
             _ => 0,
         };
-        self.name_bytes = self.name_bytes.saturating_add((entry.name.len() + target) as u64);
+        let xattrs: usize = xattrs.iter().map(|xattr| xattr.name.len() + xattr.value.len()).sum();
+        self.name_bytes = self.name_bytes.saturating_add((entry.name.len() + target + xattrs) as u64);
         if self.name_bytes > self.limits.name_bytes {
             return Err(NoArchive::TooMany { what: "bytes of names", limit: self.limits.name_bytes });
         }
@@ -330,7 +335,7 @@ impl<'a> Collector<'a> {
         Ok(())
     }
 
-    fn add(&mut self, entry: Entry, modified: u32, place: Place, digest: Option<Digest>) {
+    fn add(&mut self, entry: Entry, modified: u32, place: Place, digest: Option<Digest>, xattrs: Vec<Xattr>) {
         self.order.update(&entry.name);
         self.order.update(&[0]);
         let Entry { name: bytes, permissions, uid, gid, kind } = entry;
@@ -338,7 +343,7 @@ impl<'a> Collector<'a> {
             Kind::File { link: Some(link), .. } => self.first_name(link.group, &bytes),
             _ => None,
         };
-        let record = Record { permissions, uid, gid, modified, kind, digest, first_name, place };
+        let record = Record { permissions, uid, gid, modified, kind, digest, first_name, xattrs, place };
         let mut name = Name { bytes, earlier: 0 };
         if self.entries.contains_key(&name) {
             let last = Name { earlier: u32::MAX, ..name.clone() };

@@ -29,10 +29,14 @@ pub enum NoteKind {
     DeviceLeftOut,
     /// A socket was left out: it means nothing without the process that listens on it.
     SocketLeftOut,
-    /// File capabilities (`security.capability`) were dropped: a ramdisk holds no extended attributes.
+    /// File capabilities (`security.capability`) were dropped: the format `cpio` holds no extended attributes.
     CapabilitiesDropped,
     /// Other extended attributes were dropped, for the same reason.
     AttributesDropped,
+    /// Extended attributes were left out that no image has: other ones than `security.capability` and `user.*`.
+    AttributesLeftOut,
+    /// Files of an unpacked image could not be given their extended attributes. Never in reference values.
+    AttributesNotUnpacked,
     /// A setuid or setgid bit was dropped because owners of a directory input are not taken over.
     SetIdDropped,
     /// Metadata of the AUFS file system (`.wh..wh.*`) was left out.
@@ -54,9 +58,20 @@ impl NoteKind {
             }
             Self::SocketLeftOut => "sockets were left out",
             Self::CapabilitiesDropped => {
-                "file capabilities were dropped: a ramdisk (cpio) holds no extended attributes"
+                "file capabilities were dropped: the image is in the format \"cpio\", which holds no extended \
+                 attributes; \"erofs\" does (image.format)"
             }
-            Self::AttributesDropped => "extended attributes were dropped: a ramdisk (cpio) holds none",
+            Self::AttributesDropped => {
+                "extended attributes were dropped: the image is in the format \"cpio\", which holds none; \
+                 \"erofs\" does (image.format)"
+            }
+            Self::AttributesLeftOut => {
+                "extended attributes were left out: an image has security.capability and user.* of files and \
+                 directories, and no others"
+            }
+            Self::AttributesNotUnpacked => {
+                "extended attributes could not be given to files here, so file capabilities may have no effect"
+            }
             Self::SetIdDropped => {
                 "setuid and setgid bits were dropped: all files of a directory belong to root in the image; \
                  use an archive or an image layout to keep owners and modes"

@@ -5,6 +5,19 @@
 
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+use base64::{
+    Engine,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
+
+use crate::xattrs::Xattrs;
+
+/// With or without the padding, which `bsdtar` leaves out.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
 /// What extended headers say of the entry after them. `None` where they say nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Pax {
@@ -15,10 +28,8 @@ pub(crate) struct Pax {
     pub(crate) gid: Option<u64>,
     /// The entry is stored as a sparse file.
     pub(crate) sparse: bool,
-    /// The entry has a `security.capability` attribute.
-    pub(crate) capability: bool,
-    /// The entry has another extended attribute.
-    pub(crate) attribute: bool,
+    /// The entry's extended attributes.
+    pub(crate) xattrs: Xattrs,
 }
 
 impl Pax {
@@ -41,14 +52,24 @@ impl Pax {
             b"size" => self.size = number(value)?,
             b"uid" => self.uid = number(value)?,
             b"gid" => self.gid = number(value)?,
-            b"SCHILY.xattr.security.capability" | b"LIBARCHIVE.xattr.security.capability" => {
-                self.capability = true;
-            }
             _ if key.starts_with(b"GNU.sparse.") => self.sparse = true,
-            _ if key.starts_with(b"SCHILY.xattr.") || key.starts_with(b"LIBARCHIVE.xattr.") => {
-                self.attribute = true;
-            }
-            _ => {}
+            _ => self.set_xattr(key, value)?,
+        }
+        Some(())
+    }
+
+    /// An attribute as `tar` writes it, or as `bsdtar` does. One without a value is none, as with every other key.
+    fn set_xattr(&mut self, key: &[u8], value: &[u8]) -> Option<()> {
+        let (name, value) = if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
+            (name.to_vec(), value.to_vec())
+        } else if let Some(name) = key.strip_prefix(b"LIBARCHIVE.xattr.") {
+            (percent_decoded(name)?, BASE64.decode(value).ok()?)
+        } else {
+            return Some(());
+        };
+        match value.as_slice() {
+            b"" => self.xattrs.remove(&name),
+            _ => self.xattrs.set(name, value),
         }
         Some(())
     }
@@ -66,6 +87,18 @@ fn split_record(records: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     Some((key, value.strip_prefix(b"=")?, rest))
 }
 
+/// `%` and two hexadecimal digits stand for a byte.
+fn percent_decoded(text: &[u8]) -> Option<Vec<u8>> {
+    let mut parts = text.split(|b| *b == b'%');
+    let mut decoded = parts.next()?.to_vec();
+    for part in parts {
+        let (digits, rest) = part.split_at_checked(2)?;
+        decoded.extend(hex::decode(digits).ok()?);
+        decoded.extend(rest);
+    }
+    Some(decoded)
+}
+
 /// Decimal digits and nothing else; `Some(None)` for none at all.
 fn number(text: &[u8]) -> Option<Option<u64>> {
     if text.is_empty() {
@@ -77,6 +110,7 @@ fn number(text: &[u8]) -> Option<Option<u64>> {
 
 #[cfg(test)]
 mod tests {
+    use erofs::Xattr;
     use proptest::prelude::*;
 
     use super::*;
@@ -95,15 +129,28 @@ mod tests {
     /// that came after it was lost, so a long name fell back to its first 100 bytes.
     #[test]
     fn a_newline_in_a_value_does_not_hide_the_next_record() {
-        let records = [
-            record("SCHILY.xattr.security.capability", b"\x01\n\n\x0a\0"),
-            record("path", b"a\nb"),
-            record("size", b"5"),
-        ];
+        let records =
+            [record("SCHILY.xattr.user.a", b"\x01\n\n\x0a\0"), record("path", b"a\nb"), record("size", b"5")];
         let pax = Pax::default().extend(&records.concat()).unwrap();
         assert_eq!(pax.path.as_deref(), Some(&b"a\nb"[..]));
         assert_eq!(pax.size, Some(5));
-        assert!(pax.capability);
+        let xattr = Xattr { name: b"user.a".to_vec(), value: b"\x01\n\n\x0a\0".to_vec() };
+        assert_eq!(*pax.xattrs.into_checked().unwrap(), [xattr]);
+    }
+
+    #[test]
+    fn reads_attributes_of_both_kinds() {
+        let records = [
+            record("LIBARCHIVE.xattr.user.b%3Dc", b"AAE"),
+            record("LIBARCHIVE.xattr.user.d", b"AA=="),
+            record("SCHILY.xattr.user.a", b"text"),
+            record("SCHILY.xattr.user.e", b"later taken back"),
+            record("SCHILY.xattr.user.e", b""),
+        ];
+        let pax = Pax::default().extend(&records.concat()).unwrap();
+        let xattr = |name: &str, value: &[u8]| Xattr { name: name.into(), value: value.to_vec() };
+        let expected = [xattr("user.a", b"text"), xattr("user.b=c", &[0, 1]), xattr("user.d", &[0])];
+        assert_eq!(*pax.xattrs.into_checked().unwrap(), expected);
     }
 
     #[test]
@@ -118,6 +165,8 @@ mod tests {
             b"99999999999999999999999 a=b\n",
             b"10 size=x\n",
             b"6 a=b",
+            b"28 LIBARCHIVE.xattr.a=AAAAA\n",
+            b"28 LIBARCHIVE.xattr.%4=AAAA\n",
         ] {
             assert_eq!(Pax::default().extend(text), None, "{}", text.escape_ascii());
         }

@@ -2,7 +2,8 @@
 //!
 //! Who made the directory, when, with which umask and in which order must not show in the image. So everything
 //! belongs to root; directories have mode 0755, or 1777 if they are sticky; files 0755 if their owner may execute
-//! them, else 0644. An archive or an image layout keeps owners and modes as they are.
+//! them, else 0644. An archive or an image layout keeps owners and modes as they are. Extended attributes that an image can
+//! have are part of what the files are.
 
 use std::{
     collections::HashMap,
@@ -15,6 +16,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use erofs::Xattr;
+use rustix::{
+    fs::{lgetxattr, llistxattr},
+    io::Errno,
+};
+
 use crate::{
     archive::check_symlink_target,
     content::Content,
@@ -24,12 +31,17 @@ use crate::{
     notes::NoteKind,
     path::EntryPath,
     tree::{Inode, Kind, NewEntry, Tree},
+    xattrs::{CAPABILITY, Xattrs, for_everybody, is_kept},
 };
+
+/// Most bytes of names that Linux lists, and of one value (`XATTR_LIST_MAX`, `XATTR_SIZE_MAX`).
+const MAX_LIST_BYTES: usize = 64 << 10;
 
 /// Reads the directory `root`. Symbolic links in it are taken as they are and never followed.
 pub(crate) fn read_directory(root: &Path, intake: &mut Intake) -> Result<Tree, LayerError> {
-    let mut walk = Walk { intake, tree: Tree::new(), seen: HashMap::new() };
-    walk.root_mode(root)?;
+    let mut walk =
+        Walk { intake, tree: Tree::new(), seen: HashMap::new(), buffer: vec![0; 2 * MAX_LIST_BYTES] };
+    walk.take_root(root)?;
     // Own stack: a directory may be nested deeper than a thread's stack is.
     let mut pending = vec![(root.to_owned(), EntryPath::root())];
     while let Some((directory, path)) = pending.pop() {
@@ -59,15 +71,18 @@ struct Walk<'a> {
     tree: Tree,
     /// Where files with several names were seen first, by device and inode.
     seen: HashMap<(u64, u64), EntryPath>,
+    /// For names of extended attributes, then for a value.
+    buffer: Vec<u8>,
 }
 
 impl Walk<'_> {
-    fn root_mode(&mut self, root: &Path) -> Result<(), LayerError> {
+    fn take_root(&mut self, root: &Path) -> Result<(), LayerError> {
         let metadata = root.metadata().map_err(|e| read_error(root, e))?;
         if !metadata.is_dir() {
             return Err(EntryError::RootNotDirectory.at(root.display()));
         }
-        let inode = owned_by_root(directory_mode(&metadata), Kind::Directory);
+        let xattrs = self.attributes(root, &EntryPath::root())?;
+        let inode = owned_by_root(directory_mode(&metadata), Kind::Directory, xattrs);
         self.tree.insert(&EntryPath::root(), NewEntry::Inode(inode)).map_err(|e| e.at("/"))
     }
 
@@ -78,10 +93,11 @@ impl Walk<'_> {
         let target = if file_type.is_symlink() { symlink_target(host)? } else { Vec::new() };
         self.intake.take_entry(path.as_bytes().len() + target.len())?;
         let entry = if file_type.is_dir() {
-            NewEntry::Inode(owned_by_root(directory_mode(&metadata), Kind::Directory))
+            let xattrs = self.attributes(host, path)?;
+            NewEntry::Inode(owned_by_root(directory_mode(&metadata), Kind::Directory, xattrs))
         } else if file_type.is_symlink() {
             check_symlink_target(&target).map_err(|e| e.at(path))?;
-            NewEntry::Inode(owned_by_root(0o777, Kind::Symlink(target)))
+            NewEntry::Inode(owned_by_root(0o777, Kind::Symlink(target), Box::default()))
         } else if file_type.is_file() {
             self.file(host, path, &metadata)?
         } else {
@@ -109,7 +125,36 @@ impl Walk<'_> {
         }
         let mode = if metadata.mode() & 0o100 == 0 { 0o644 } else { 0o755 };
         let content = Content::path(host.to_owned(), metadata);
-        Ok(NewEntry::Inode(owned_by_root(mode, Kind::File(content))))
+        let xattrs = self.attributes(host, path)?;
+        Ok(NewEntry::Inode(owned_by_root(mode, Kind::File(content), xattrs)))
+    }
+
+    /// The extended attributes of a file or directory.
+    fn attributes(&mut self, host: &Path, path: &EntryPath) -> Result<Box<[Xattr]>, LayerError> {
+        let unreadable = |errno: Errno| read_error(host, errno.into());
+        let (names, value) = self.buffer.split_at_mut(MAX_LIST_BYTES);
+        let len = match llistxattr(host, &mut *names) {
+            // A file system that has none.
+            Err(Errno::NOTSUP) | Ok(0) => return Ok(Box::default()),
+            found => found.map_err(unreadable)?,
+        };
+        let mut xattrs = Xattrs::default();
+        for name in names[..len].split(|b| *b == 0).filter(|name| !name.is_empty()) {
+            let mut found = Vec::new();
+            if is_kept(name) {
+                let len = lgetxattr(host, name, &mut *value).map_err(unreadable)?;
+                found = value[..len].to_vec();
+            }
+            if name == CAPABILITY {
+                found = for_everybody(found);
+            }
+            xattrs.set(name.to_vec(), found);
+        }
+        self.intake.take_names(xattrs.bytes())?;
+        if xattrs.left_out {
+            self.intake.note(NoteKind::AttributesLeftOut, path);
+        }
+        xattrs.into_checked().map_err(|e| e.at(path))
     }
 
     fn leave_out(&mut self, path: &EntryPath, metadata: &Metadata) -> Result<(), LayerError> {
@@ -141,6 +186,6 @@ fn directory_mode(metadata: &Metadata) -> u32 {
     if metadata.mode() & 0o1000 == 0 { 0o755 } else { 0o1777 }
 }
 
-fn owned_by_root(mode: u32, kind: Kind) -> Inode {
-    Inode { mode, uid: 0, gid: 0, kind }
+fn owned_by_root(mode: u32, kind: Kind, xattrs: Box<[Xattr]>) -> Inode {
+    Inode { mode, uid: 0, gid: 0, kind, xattrs }
 }

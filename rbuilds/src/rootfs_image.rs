@@ -221,7 +221,8 @@ impl Builder {
 }
 
 fn attributes(inode: &tree::Inode) -> Attributes {
-    Attributes { permissions: inode.mode, uid: inode.uid, gid: inode.gid, xattrs: Vec::new() }
+    let xattrs = inode.xattrs.to_vec();
+    Attributes { permissions: inode.mode, uid: inode.uid, gid: inode.gid, xattrs }
 }
 
 /// Everything in a file system as the entries that the same files would be in an archive, in order of their names, each

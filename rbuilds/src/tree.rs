@@ -6,14 +6,13 @@
 
 use std::{collections::BTreeMap, ops::Bound};
 
+use erofs::Xattr;
+
 use crate::{
     content::Content,
     error::{EntryError, LayerError},
     path::EntryPath,
 };
-
-/// What a directory gets that no entry describes.
-const IMPLIED_DIRECTORY: Inode = Inode { mode: 0o755, uid: 0, gid: 0, kind: Kind::Directory };
 
 /// A file system. The root directory is always there.
 #[derive(Debug)]
@@ -45,6 +44,8 @@ pub(crate) struct Inode {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     pub(crate) kind: Kind,
+    /// Extended attributes in order of their names.
+    pub(crate) xattrs: Box<[Xattr]>,
 }
 
 #[derive(Clone, Debug)]
@@ -81,7 +82,7 @@ pub(crate) enum Whiteout {
 impl Tree {
     pub(crate) fn new() -> Self {
         let entries = BTreeMap::from([(EntryPath::root(), InodeId(0))]);
-        Self { inodes: vec![IMPLIED_DIRECTORY], layers: vec![0], applied: 0, entries }
+        Self { inodes: vec![implied_directory()], layers: vec![0], applied: 0, entries }
     }
 
     /// Applies a layer on top of what is there.
@@ -161,7 +162,7 @@ impl Tree {
             }
         }
         for directory in missing {
-            let id = self.add(IMPLIED_DIRECTORY);
+            let id = self.add(implied_directory());
             self.entries.insert(directory, id);
         }
         Ok(())
@@ -204,6 +205,11 @@ impl Tree {
         };
         self.entries.range::<[u8], _>(bounds).map(|(path, _)| path)
     }
+}
+
+/// What a directory gets that no entry describes.
+fn implied_directory() -> Inode {
+    Inode { mode: 0o755, uid: 0, gid: 0, kind: Kind::Directory, xattrs: Box::default() }
 }
 
 impl Inode {

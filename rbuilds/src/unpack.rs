@@ -1,7 +1,7 @@
 //! Reads an image again: the measured manifest in it, and its ramdisks into a directory.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs::File,
     io::{self, BufReader, Read, Write},
     os::fd::OwnedFd,
@@ -13,16 +13,19 @@ use eif::{
     Eif,
     cpio::{Entry, Kind, Reader},
 };
+use erofs::Xattr;
 use rustix::{
-    fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid},
+    fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, XattrFlags},
     io::Errno,
 };
 
 use crate::{
-    Error, Limits, UnpackError,
+    Error, Limits, Note, NoteKind, UnpackError,
     content::Content,
+    notes::Notes,
     path::{EntryPath, printable},
     rootfs_image::{self, IMAGE_ENTRY},
+    xattrs::{CAPABILITY, is_kept},
 };
 
 /// Where the measured manifest stands in ramdisk 1, and so in the enclave.
@@ -65,9 +68,12 @@ pub fn measured_manifest(image: &Path) -> Result<Vec<u8>, Error> {
 /// Device nodes, pipes and sockets are left out. No entry reaches anything outside `directory`: names with `..` are
 /// refused, and so are those that lead through a symbolic link.
 ///
+/// Says which extended attributes could not be given to files: not every file system takes them, and [`Ownership::Squash`]
+/// drops file capabilities.
+///
 /// # Errors
 /// [`Error`] when the image is damaged, an entry is refused or cannot be written. What was unpacked until then stays.
-pub fn unpack_ramdisks(image: &Path, directory: &Path, ownership: Ownership) -> Result<(), Error> {
+pub fn unpack_ramdisks(image: &Path, directory: &Path, ownership: Ownership) -> Result<Vec<Note>, Error> {
     let mut eif = open(image)?;
     let unopened = |source| Error::File { doing: "open", path: image.to_owned(), source };
     let whole = Content::open_file(image).map_err(unopened)?;
@@ -87,7 +93,7 @@ pub fn unpack_ramdisks(image: &Path, directory: &Path, ownership: Ownership) -> 
                     let at = ramdisk.offset.saturating_add(archive.position());
                     target.put_file_system(&whole.part(at, size))
                 }
-                _ => target.put(&entry, &mut archive),
+                _ => target.put(&entry, Vec::new(), &mut archive),
             };
             done.map_err(|source| unpack_error(&entry.name, source))?;
         }
@@ -119,14 +125,17 @@ struct Target {
     /// Files with several names: the first name, and how many are to come.
     links: HashMap<u64, (EntryPath, u32)>,
     /// Directories get their modes at the end, since a mode may forbid to put something in.
-    directories: Vec<(EntryPath, Owner)>,
+    directories: Vec<(EntryPath, Attributes)>,
+    notes: Notes,
 }
 
-#[derive(Clone, Copy)]
-struct Owner {
+/// What files and directories get when they are complete.
+#[derive(Clone)]
+struct Attributes {
     uid: u32,
     gid: u32,
     permissions: u32,
+    xattrs: Vec<Xattr>,
 }
 
 impl Target {
@@ -137,29 +146,32 @@ impl Target {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = Rc::new(rustix::fs::open(directory, flags, Mode::empty())?);
         let last = (EntryPath::root(), Rc::clone(&root));
-        Ok(Self { root, ownership, last, links: HashMap::new(), directories: Vec::new() })
+        let (links, directories, notes) = (HashMap::new(), Vec::new(), Notes::default());
+        Ok(Self { root, ownership, last, links, directories, notes })
     }
 
     /// Puts in what a file system holds.
     fn put_file_system(&mut self, content: &Content) -> Result<(), UnpackError> {
         let reader = erofs::Reader::open(content.clone(), content.len())?;
         for (entry, inode) in rootfs_image::entries(&reader, Limits::default().walk())? {
+            let xattrs = reader.xattrs(&inode)?;
             match entry.kind {
-                Kind::File { size: 1.., .. } => self.put(&entry, &mut reader.file(&inode)?)?,
-                _ => self.put(&entry, &mut io::empty())?,
+                Kind::File { size: 1.., .. } => self.put(&entry, xattrs, &mut reader.file(&inode)?)?,
+                _ => self.put(&entry, xattrs, &mut io::empty())?,
             }
         }
         Ok(())
     }
 
-    fn put(&mut self, entry: &Entry, content: &mut impl Read) -> Result<(), UnpackError> {
+    fn put(&mut self, entry: &Entry, xattrs: Vec<Xattr>, content: &mut impl Read) -> Result<(), UnpackError> {
         let path = EntryPath::parse_ramdisk_name(&entry.name).map_err(UnpackError::Name)?;
         let Some((parent, name)) = path.split() else { return Ok(()) };
-        let owner = Owner { uid: entry.uid, gid: entry.gid, permissions: entry.permissions };
+        let Entry { uid, gid, permissions, .. } = *entry;
+        let attributes = Attributes { uid, gid, permissions, xattrs };
         match &entry.kind {
             Kind::Directory => {
                 make_directory(&*self.directory(&parent)?, name)?;
-                self.directories.push((path, owner));
+                self.directories.push((path, attributes));
             }
             Kind::File { size, link } => {
                 let directory = self.directory(&parent)?;
@@ -167,12 +179,15 @@ impl Target {
                     None => make(&directory, name, || create_file(&directory, name)).map(|()| true)?,
                     Some(link) => self.put_name(&path, link.group, link.names)?,
                 };
-                self.fill(&directory, name, *size, content, is_last.then_some(owner))?;
+                let file = fill(&directory, name, *size, content)?;
+                if is_last {
+                    self.complete(&file.into(), &path, attributes, FileType::RegularFile)?;
+                }
             }
             Kind::Symlink { target } => {
                 let directory = self.directory(&parent)?;
                 make(&directory, name, || rustix::fs::symlinkat(target.as_slice(), &directory, name))?;
-                self.own_symlink(&directory, name, owner)?;
+                self.own_symlink(&directory, name, &attributes)?;
             }
             Kind::CharacterDevice(_) | Kind::BlockDevice(_) | Kind::Fifo | Kind::Socket => {}
         }
@@ -210,69 +225,76 @@ impl Target {
         Ok(left == 0)
     }
 
-    /// Gives a file its content and, when it is complete, its owner and mode.
-    fn fill(
-        &self,
-        directory: &OwnedFd,
-        name: &[u8],
-        size: u64,
-        content: &mut impl Read,
-        owner: Option<Owner>,
+    /// Gives a file or directory that is complete its owner, mode and extended attributes.
+    fn complete(
+        &mut self,
+        file: &OwnedFd,
+        path: &EntryPath,
+        attributes: Attributes,
+        kind: FileType,
     ) -> io::Result<()> {
-        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut file = File::from(rustix::fs::openat(directory, name, flags, Mode::empty())?);
-        copy(content, &mut file, size)?;
-        match owner {
-            Some(owner) => self.own(&file.into(), owner, FileType::RegularFile),
-            None => Ok(()),
-        }
-    }
-
-    fn own(&self, file: &OwnedFd, owner: Owner, kind: FileType) -> io::Result<()> {
+        let Attributes { uid, gid, permissions, xattrs } = attributes;
         let permissions = match (self.ownership, kind) {
-            (Ownership::Keep, _) => owner.permissions,
-            (Ownership::Squash, FileType::Directory) => owner.permissions & 0o1777 | 0o700,
-            (Ownership::Squash, _) => owner.permissions & 0o1777,
+            (Ownership::Keep, _) => permissions,
+            (Ownership::Squash, FileType::Directory) => permissions & 0o1777 | 0o700,
+            (Ownership::Squash, _) => permissions & 0o1777,
         };
         if self.ownership == Ownership::Keep {
-            let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
-            rustix::fs::fchown(file, Some(uid), Some(gid))?;
+            rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
         }
-        // After the owner: giving a file away drops its setuid bit.
+        // After the owner: giving a file away drops its capabilities and its setuid bit. Before the mode, which may forbid it.
+        let given = xattrs.iter().filter(|xattr| self.give(file, xattr)).count();
+        if given < xattrs.len() {
+            self.notes.add(NoteKind::AttributesNotUnpacked, path);
+        }
         Ok(rustix::fs::fchmod(file, Mode::from_raw_mode(permissions))?)
     }
 
-    fn own_symlink(&self, directory: &OwnedFd, name: &[u8], owner: Owner) -> io::Result<()> {
+    /// Gives a file an extended attribute, if it is one that images have.
+    fn give(&self, file: &OwnedFd, xattr: &Xattr) -> bool {
+        let lends_rights = self.ownership == Ownership::Squash && xattr.name == CAPABILITY;
+        is_kept(&xattr.name)
+            && !lends_rights
+            && rustix::fs::fsetxattr(file, &*xattr.name, &xattr.value, XattrFlags::empty()).is_ok()
+    }
+
+    fn own_symlink(&self, directory: &OwnedFd, name: &[u8], attributes: &Attributes) -> io::Result<()> {
         if self.ownership == Ownership::Keep {
-            let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
+            let (uid, gid) = (Uid::from_raw(attributes.uid), Gid::from_raw(attributes.gid));
             let flags = AtFlags::SYMLINK_NOFOLLOW;
             rustix::fs::chownat(directory, name, Some(uid), Some(gid), flags)?;
         }
         Ok(())
     }
 
-    fn finish(mut self) -> Result<(), Error> {
+    fn finish(mut self) -> Result<Vec<Note>, Error> {
         let mut directories = std::mem::take(&mut self.directories);
         // A later ramdisk's word on a directory is the last one.
-        let mut modes: HashMap<EntryPath, Owner> = HashMap::new();
-        for (path, owner) in &directories {
-            modes.insert(path.clone(), *owner);
-        }
+        let mut done: HashSet<EntryPath> = HashSet::new();
         directories.reverse();
-        for (path, _) in directories {
-            let Some(owner) = modes.remove(&path) else { continue };
-            self.own_directory(&path, owner)
-                .map_err(|e| unpack_error(path.as_bytes(), UnpackError::File(e)))?;
+        for (path, attributes) in directories {
+            if done.insert(path.clone()) {
+                self.complete_directory(&path, attributes)
+                    .map_err(|e| unpack_error(path.as_bytes(), UnpackError::File(e)))?;
+            }
         }
-        Ok(())
+        Ok(self.notes.into_vec())
     }
 
-    fn own_directory(&mut self, path: &EntryPath, owner: Owner) -> io::Result<()> {
+    fn complete_directory(&mut self, path: &EntryPath, attributes: Attributes) -> io::Result<()> {
         let (parent, name) = path.split().unwrap_or_else(|| (EntryPath::root(), b"."));
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let directory = rustix::fs::openat(self.directory(&parent)?, name, flags, Mode::empty())?;
-        self.own(&directory, owner, FileType::Directory)
+        self.complete(&directory, path, attributes, FileType::Directory)
     }
+}
+
+/// Gives a file its content.
+fn fill(directory: &OwnedFd, name: &[u8], size: u64, content: &mut impl Read) -> io::Result<File> {
+    let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut file = File::from(rustix::fs::openat(directory, name, flags, Mode::empty())?);
+    copy(content, &mut file, size)?;
+    Ok(file)
 }
 
 /// Makes something in the place of the file that may be there. A directory is never replaced.

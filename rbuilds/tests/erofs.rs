@@ -217,8 +217,8 @@ fn build_with(workshop: &Workshop, configuration: &str, image: &str) -> Result<B
 
 #[test]
 fn the_kernels_configuration_decides_where_the_manifest_does_not() {
-    let able = "CONFIG_BLK_DEV_LOOP=y\nCONFIG_EROFS_FS=y\nCONFIG_EROFS_FS_XATTR=y\nCONFIG_EROFS_FS_ZIP=y\n\
-                CONFIG_OVERLAY_FS=y\nCONFIG_TMPFS_XATTR=y\n";
+    let able = "CONFIG_BLK_DEV_LOOP=y\nCONFIG_EROFS_FS=y\nCONFIG_EROFS_FS_SECURITY=y\nCONFIG_EROFS_FS_XATTR=y\n\
+                CONFIG_EROFS_FS_ZIP=y\nCONFIG_OVERLAY_FS=y\nCONFIG_TMPFS_XATTR=y\n";
     let workshop = workshop();
     let any = "{ rootfs = \"rootfs.tar\" }";
     let packed = |report: BuildReport| report.cmdline.ends_with(" retain_initrd");

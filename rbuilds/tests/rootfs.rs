@@ -25,6 +25,9 @@ use support::{Tar, Workshop, chain, entries, gzip, pax_record};
 const DIRECTORY: &str = r#"{ rootfs = "rootfs" }"#;
 const ARCHIVE: &str = r#"{ rootfs = "rootfs.tar" }"#;
 
+/// A set of capabilities with line ends in it, at which records must not be cut.
+const CAPABILITY: [u8; 20] = *b"\x01\0\0\x02\n\n\n\n\0\0\0\0\0\0\0\0\0\0\0\0";
+
 fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
@@ -198,7 +201,7 @@ fn an_archive_keeps_owners_modes_and_links() {
         .link("./su2", "./usr/bin/su")
         .symlink("lib", "usr/lib")
         .pax(
-            &[pax_record("uid", b"3000000"), pax_record("SCHILY.xattr.security.capability", b"\n\n\n")]
+            &[pax_record("SCHILY.xattr.security.capability", &CAPABILITY), pax_record("uid", b"3000000")]
                 .concat(),
         )
         .file("ping", b"ping")

@@ -38,7 +38,9 @@ impl Sandbox {
     }
 
     fn unpack(&self, ownership: Ownership) -> Result<(), Error> {
-        let result = unpack_ramdisks(&self.path("image"), &self.path("inside"), ownership);
+        let result = unpack_ramdisks(&self.path("image"), &self.path("inside"), ownership).map(|notes| {
+            assert!(notes.is_empty(), "{notes:?}");
+        });
         assert_eq!(fs::read(self.path("outside/file")).unwrap(), b"untouched");
         assert_eq!(self.path("outside").read_dir().unwrap().count(), 1);
         result

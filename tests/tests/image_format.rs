@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails to prepare has to stop")]
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs::{self, File},
+    path::PathBuf,
+};
 
 use bed::{Bed, hello_manifest, http_get, text, utf8};
 
@@ -73,6 +76,42 @@ fn a_compressed_image_is_read_and_written_on_local() {
 fn a_plain_image_is_read_and_written_on_qemu() {
     let Some(bed) = Bed::qemu() else { return };
     files_are_as_in_any_file_system(&bed, "cpio");
+}
+
+/// As a user without any rights: `busybox` may not listen on port 80, and `busybox-bind`, the same program with a file
+/// capability, may.
+const CAPABLE: &str = r#"
+    rights() { "$1" awk '/^CapEff/ { print $2 }' /proc/self/status; }
+    [ "$(id -u)" = 33 ] || exit 1
+    [ "$(rights /bin/busybox)" = 0000000000000000 ] || exit 2
+    [ "$(rights /bin/busybox-bind)" = 0000000000000400 ] || exit 3
+    /bin/busybox httpd -p 127.0.0.1:80 2>/dev/null && exit 4
+    /bin/busybox-bind httpd -p 127.0.0.1:80 || exit 5
+    exit 42
+"#;
+
+/// `cap_net_bind_service+ep`, as `setcap` writes it.
+const NET_BIND_SERVICE: [u8; 20] = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+#[test]
+fn a_file_capability_works_for_who_is_not_root_on_qemu() {
+    let Some(bed) = Bed::qemu() else { return };
+    let command = serde_json::to_string(&["/bin/sh", "-c", CAPABLE]).unwrap();
+    let manifest = format!(
+        "name = \"capable\"\nimage = {{ rootfs = \"rootfs.tar\", format = \"erofs\" }}\nresources.memory_mib = 256\n\
+         [app]\nuser = \"web\"\ncommand = {command}\n"
+    );
+    let folder = bed.manifest("capable", &manifest);
+    let mut archive = tar::Builder::new(File::create(folder.join("rootfs.tar")).unwrap());
+    archive.follow_symlinks(false);
+    archive.append_dir_all(".", folder.join("rootfs")).unwrap();
+    archive.append_pax_extensions([("SCHILY.xattr.security.capability", &NET_BIND_SERVICE[..])]).unwrap();
+    archive.append_path_with_name("/bin/busybox", "bin/busybox-bind").unwrap();
+    archive.into_inner().unwrap();
+    let image = bed.path("capable.eif");
+    bed.ok(&["build", utf8(&folder), "-o", utf8(&image)]);
+    let ended = bed.run(&bed.run_args(&image));
+    assert_eq!(ended.status.code(), Some(42), "{}", text(&ended));
 }
 
 #[test]

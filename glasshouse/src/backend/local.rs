@@ -224,9 +224,12 @@ fn inner(setup: &Setup) -> Result<io::Error> {
     mount("tmpfs", root, "tmpfs", MountFlags::empty(), Some(cstring(&options)?.as_c_str()))
         .context("mounting the enclave's root")?;
     let ownership = if has_many_users()? { Ownership::Keep } else { Ownership::Squash };
-    unpack_ramdisks(&setup.image, root, ownership).with_context(|| {
+    let notes = unpack_ramdisks(&setup.image, root, ownership).with_context(|| {
         format!("unpacking {} ({} MiB of memory)", setup.image.display(), setup.memory_mib)
     })?;
+    for note in notes {
+        tracing::warn!(count = note.count, examples = ?note.examples, "{}", note.kind.explanation());
+    }
     mount_devices(root).context("laying out /dev")?;
     bind_file(&setup.nsm, &root.join("dev/nsm")).context("placing the security module")?;
     let vsock = own_directory(root, VSOCK_DIR.trim_start_matches('/'))?;

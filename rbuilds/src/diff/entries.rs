@@ -21,6 +21,7 @@ use crate::{
     report::MANIFEST_PCR,
     rootfs_image::IMAGE_ENTRY,
     unpack::{MANIFEST_ENTRY, MAX_MANIFEST_BYTES},
+    xattrs::shown,
 };
 
 pub(super) fn compare_ramdisks(
@@ -146,6 +147,7 @@ fn changes(
             changes.push((registers.clone(), change));
         }
     }
+    changes.extend(xattr_change(a, b).map(|change| (registers.clone(), change)));
     let Some(ContentChange { name: _, found, manifests }) = content else { return changes };
     let in_manifest = manifests.as_ref().and_then(|(a, b)| {
         Some(json_changes(&serde_json::from_slice(a).ok()?, &serde_json::from_slice(b).ok()?))
@@ -166,6 +168,20 @@ fn changes(
 
 const ATTRIBUTES: [&str; 9] =
     ["type", "mode", "owner", "size", "target", "device", "names", "same file as", "modified"];
+
+/// The extended attributes that only one of two entries has, or has with this value.
+fn xattr_change(a: &Record, b: &Record) -> Option<Change> {
+    let only_in = |one: &Record, other: &Record| {
+        let texts =
+            one.xattrs.iter().filter(|xattr| other.xattrs.binary_search(xattr).is_err()).map(|xattr| {
+                let name = printable(&xattr.name);
+                format!("{name}={}", shown(&xattr.value))
+            });
+        texts.collect::<Vec<_>>().join(", ")
+    };
+    let (a, b) = (only_in(a, b), only_in(b, a));
+    (a != b).then_some(Change::Attribute { name: "extended attributes", a, b })
+}
 
 /// The difference in one attribute. Those that come with a type are only compared between entries of one type.
 fn attribute_change(name: &'static str, a: &Record, b: &Record) -> Option<Change> {

@@ -109,8 +109,8 @@ pub enum Change {
     },
     /// A field or attribute has another value.
     Attribute {
-        /// Which: of an entry `type`, `mode`, `owner`, `size`, `target`, `device`, `names`, `same file as` or `modified`; of
-        /// the header `version`, `flags`, `default memory`, `default cpus`; others for people.
+        /// Which: of an entry `type`, `mode`, `owner`, `size`, `target`, `device`, `names`, `same file as`,
+        /// `modified` or `extended attributes` (`NAME=VALUE` of those that differ); of the header `version`, `flags`, `default memory`, `default cpus`; others for people.
         name: &'static str,
         /// In the first image.
         a: String,

@@ -25,6 +25,7 @@ use crate::{
     image::{Image, Part, known_registers},
     listing::{Contents, Listing, Name, Record, list},
     path::printable,
+    xattrs::shown,
 };
 
 /// Longest command line shown, in bytes: no kernel keeps more.
@@ -159,6 +160,10 @@ pub struct FileInfo {
     /// `MAJOR,MINOR` of a device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
+    /// Extended attributes by name: the value if it is plain text, else `0x` and hexadecimal digits, or if it is longer than
+    /// 256 bytes, its digest.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub xattrs: BTreeMap<String, String>,
 }
 
 /// Looks at an image.
@@ -269,5 +274,6 @@ fn file_info((name, record): (&Name, &Record)) -> FileInfo {
         target,
         same_file_as: record.first_name.as_deref().map(printable),
         device,
+        xattrs: record.xattrs.iter().map(|xattr| (printable(&xattr.name), shown(&xattr.value))).collect(),
     }
 }

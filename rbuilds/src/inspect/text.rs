@@ -113,6 +113,9 @@ fn write_file(f: &mut Formatter<'_>, file: &FileInfo) -> fmt::Result {
     if let Some(device) = &file.device {
         write!(f, " {device}")?;
     }
+    for (name, value) in &file.xattrs {
+        write!(f, " [{name}={value}]")?;
+    }
     writeln!(f)
 }
 

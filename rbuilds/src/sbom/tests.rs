@@ -38,7 +38,7 @@ fn tree(files: &[(&str, u32, &[u8])]) -> Tree {
         let mut file = tempfile::tempfile().unwrap();
         std::io::Write::write_all(&mut file, content).unwrap();
         let kind = Kind::File(Content::slice(std::sync::Arc::new(file), 0, content.len() as u64));
-        let entry = NewEntry::Inode(Inode { mode: *mode, uid: 0, gid: 0, kind });
+        let entry = NewEntry::Inode(Inode { mode: *mode, uid: 0, gid: 0, kind, xattrs: Box::default() });
         tree.insert(&EntryPath::parse(path.as_bytes()).unwrap(), entry).unwrap();
     }
     tree
@@ -134,7 +134,7 @@ fn a_file_too_long_to_be_a_package_is_not_read() {
     file.set_len(MAX_DATABASE_BYTES + 1).unwrap();
     let kind = Kind::File(Content::slice(Arc::new(file), 0, MAX_DATABASE_BYTES + 1));
     let mut tree = Tree::new();
-    let entry = NewEntry::Inode(Inode { mode: 0o644, uid: 0, gid: 0, kind });
+    let entry = NewEntry::Inode(Inode { mode: 0o644, uid: 0, gid: 0, kind, xattrs: Box::default() });
     tree.insert(&EntryPath::parse(b"var/lib/dpkg/status").unwrap(), entry).unwrap();
     let inventory = Inventory::of(&tree);
     assert_eq!(unread(&inventory), [("/var/lib/dpkg/status", "longer than such a file is read")]);
