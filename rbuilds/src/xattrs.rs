@@ -219,10 +219,8 @@ mod tests {
 
     #[test]
     fn capabilities_of_a_namespace_become_everybodys() {
-        let mut of_a_namespace = vec![7; 24];
-        of_a_namespace[..4].copy_from_slice(&[1, 0, 0, 3]);
-        let mut expected = vec![7; 20];
-        expected[..4].copy_from_slice(&[1, 0, 0, 2]);
+        let of_a_namespace = [&[1, 0, 0, 3][..], &[7; 20]].concat();
+        let expected = [&[1, 0, 0, 2][..], &[7; 16]].concat();
         assert_eq!(for_everybody(of_a_namespace), expected);
         assert_eq!(for_everybody(expected.clone()), expected);
         assert_eq!(for_everybody(vec![3; 5]), [3; 5]);
