@@ -45,7 +45,7 @@ const SHUTDOWN_RETRY: Duration = Duration::from_millis(200);
 /// Bytes kept of what a backend's process writes to its standard error.
 const MAX_ERRORS_BYTES: usize = 64 << 10;
 /// How long a killed process may take to end.
-const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A running enclave. Dropping it ends everything that was started for it.
 pub(crate) struct Enclave {

@@ -21,7 +21,7 @@ use transport::{Addr, Listener};
 use crate::{
     backend,
     cli::{BackendKind, RunArgs},
-    enclave::Enclave,
+    enclave::{Enclave, KILL_TIMEOUT},
     exit::{Exit, RUN_FAILED, Usage},
     health::Healths,
     host::Fabric,
@@ -74,8 +74,8 @@ pub(crate) fn run(args: &RunArgs, is_verbose: bool) -> Result<Exit> {
     let mut output =
         if args.background { Output::background(is_verbose) } else { Output::attached(is_verbose) };
     let result = runtime.block_on(supervise(&plan, &claimed, &mut output));
-    // Tasks that hold sockets in the folder end before the folder is cleared.
-    drop(runtime);
+    // Tasks that hold sockets in the folder end before the folder is cleared; what cannot be ended is not waited for.
+    runtime.shutdown_timeout(KILL_TIMEOUT);
     claimed.leave(args.background)?;
     result.map(Exit::Application)
 }

@@ -5,6 +5,8 @@
 use std::{io, os::unix::process::CommandExt, process::Command};
 
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    pipe::{PipeFlags, pipe_with},
     process::{Signal, getpid, getppid, set_parent_process_death_signal},
     thread::{UnshareFlags, unshare_unsafe},
 };
@@ -37,19 +39,30 @@ pub fn die_with_parent() -> io::Result<()> {
 }
 
 /// Has the process that `command` starts die when the thread that starts it ends.
-pub fn kill_with_parent(command: &mut Command) -> &mut Command {
+///
+/// # Errors
+/// Those of `pipe(2)`.
+pub fn kill_with_parent(command: &mut Command) -> io::Result<&mut Command> {
+    // The parent may have ended before the call takes effect. Then the process has another parent, which shows in its id
+    // unless that is outside the process's PID namespace and has none; and nobody has the other end of this pipe, which
+    // the last thread of a parent closes before its children are told of its end.
     let parent = getpid();
+    let (lives, held) = pipe_with(PipeFlags::CLOEXEC)?;
+    let mut held = Some(held);
     let arm = move || {
+        // The copy that the fork made; the parent's own lives as long as `command`.
+        drop(held.take());
         die_with_parent()?;
-        // The parent may have ended before the call took effect; then the process has another parent now. A parent
-        // outside the process's PID namespace has no id there.
-        match getppid() {
-            Some(now) if now != parent => Err(rustix::io::Errno::SRCH.into()),
-            _ => Ok(()),
+        let hung_up = &mut [PollFd::new(&lives, PollFlags::empty())];
+        if getppid().is_some_and(|now| now != parent) || poll(hung_up, Some(&Timespec::default()))? != 0 {
+            // Nobody is there to be told why.
+            // SAFETY: it ends the process, and nothing else of it runs.
+            unsafe { libc::_exit(1) };
         }
+        Ok(())
     };
-    // SAFETY: between fork and exec the closure makes two system calls and allocates nothing.
-    unsafe { command.pre_exec(arm) }
+    // SAFETY: between fork and exec the closure makes a few system calls and allocates nothing.
+    Ok(unsafe { command.pre_exec(arm) })
 }
 
 #[cfg(test)]
@@ -68,7 +81,7 @@ mod tests {
         let mut child = std::thread::spawn(|| {
             let mut command = Command::new("sleep");
             command.arg("60").stdout(Stdio::piped());
-            kill_with_parent(&mut command).spawn().unwrap()
+            kill_with_parent(&mut command).unwrap().spawn().unwrap()
         })
         .join()
         .unwrap();

@@ -69,7 +69,7 @@ pub(crate) fn launch(setup: &Setup, only_root: OnlyRoot) -> Result<std::process:
         .stderr(Stdio::piped())
         // A Ctrl-C at the supervisor's terminal is the supervisor's to act on.
         .process_group(0);
-    let mut child = kill_with_parent(&mut outer).spawn().context("starting the enclave's first process")?;
+    let mut child = kill_with_parent(&mut outer)?.spawn().context("starting the enclave's first process")?;
     match map_ids(&mut child, only_root) {
         Ok(()) => Ok(child),
         Err(error) => {
@@ -211,7 +211,7 @@ fn outer(setup: &str) -> Result<u8> {
     }
     let mut inner = Command::new("/proc/self/exe");
     inner.args(["local-enclave", "inner", setup]).stdin(Stdio::null());
-    let status = kill_with_parent(&mut inner).status().context("starting the enclave's init")?;
+    let status = kill_with_parent(&mut inner)?.status().context("starting the enclave's init")?;
     Ok(crate::backend::exit_status(status))
 }
 

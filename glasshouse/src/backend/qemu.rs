@@ -72,5 +72,5 @@ pub(crate) fn launch(machine: &Machine<'_>) -> Result<std::process::Child> {
         .stderr(Stdio::piped())
         // A Ctrl-C at the supervisor's terminal is the supervisor's to act on.
         .process_group(0);
-    kill_with_parent(&mut command).spawn().with_context(|| format!("starting {}", machine.program.display()))
+    kill_with_parent(&mut command)?.spawn().with_context(|| format!("starting {}", machine.program.display()))
 }
