@@ -58,11 +58,13 @@ pub(crate) fn name<'a>(
         match &inode.kind {
             Kind::Directory => {}
             Kind::Symlink(target) => {
+                context.update(b"l");
                 number(&mut context, target.len() as u64);
                 context.update(target);
             }
             Kind::File(content) => {
                 let origin = origins.get(layer)?;
+                context.update(b"f");
                 context.update(origin.diff_id.as_ref());
                 number(&mut context, content.offset_in(&origin.archive)?);
                 number(&mut context, content.len());
