@@ -16,6 +16,8 @@ use crate::client::{Whom, ask, draw_nonce};
 
 /// Entries asked for at a time.
 const PAGE_SIZE: usize = 1000;
+/// Most of such pages: ten times what an agent keeps.
+const MAX_PAGES: u64 = 1000;
 
 #[derive(Deserialize)]
 struct Anchored {
@@ -91,7 +93,7 @@ fn remembered(whom: &Whom) -> anyhow::Result<Option<(Vec<Anchor>, u64)>> {
 
 /// Takes all entries, page by page, each attested.
 fn follow(whom: &Whom, verifier: &mut Verifier) -> anyhow::Result<()> {
-    for number in 1_u64.. {
+    for number in 1..=MAX_PAGES {
         let page = page(whom, number)?;
         for row in &page.data {
             let signed = SignedEntry::try_from(row).context("REFUSED: an entry of the log")?;
@@ -102,7 +104,7 @@ fn follow(whom: &Whom, verifier: &mut Verifier) -> anyhow::Result<()> {
             return Ok(());
         }
     }
-    bail!("the log has no end")
+    bail!("REFUSED: the log has no end within {MAX_PAGES} pages")
 }
 
 fn page(whom: &Whom, number: u64) -> anyhow::Result<Page> {
