@@ -3,6 +3,7 @@
 mod args;
 mod config;
 mod connect;
+mod keys;
 mod listen;
 mod operate;
 mod secret;

@@ -42,6 +42,7 @@ Exit codes:
   1    the enclave refuses, and says why
   2    bad arguments or configuration
   3    no connection, or not the enclave that was expected
+In a shell, ~. at the beginning of a line leaves it, also when the enclave answers no more.
 run and shell exit with the program's own status, with 128 + n when signal n ended it, and with 125 where there was no program.";
 
 /// To whom, and as whom.
@@ -143,13 +144,11 @@ pub enum Command {
     /// Be the server, in an enclave
     Listen(ListenArgs),
     /// Print a completion script for a shell
-    #[command(hide = true)]
     Completions {
         /// Which shell
         shell: clap_complete::Shell,
     },
     /// Print the manual page
-    #[command(hide = true)]
     Man,
 }
 

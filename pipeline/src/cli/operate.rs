@@ -6,13 +6,17 @@ use std::{
     time::Duration,
 };
 
-use tokio::{io::stdin, sync::mpsc};
+use tokio::{
+    io::{AsyncRead, stdin},
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
 
 use super::{
     Client, Failure,
     args::{Command, RunArgs, Secrets, Services, SetSecret, SettingArgs, ShellArgs},
     connect::connect,
-    secret, show,
+    keys, secret, show,
     terminal::{self, Raw},
 };
 use crate::{
@@ -128,17 +132,32 @@ async fn attached(client: &Client, request: &Request, on_terminal: bool) -> Resu
     let (acts, gone) = terminal::acts(on_terminal).map_err(Failure::channel)?;
     // Only now: until here Ctrl-C means this program, and a question for a passphrase needs an ordinary terminal.
     let raw = if on_terminal { Raw::enter().map_err(Failure::channel)? } else { None };
-    let (mut out, mut err) = (Out::stdout(), Out::stderr());
-    let relayed = client::relay(connection.stream, Some(stdin()), &mut out, &mut err, acts);
-    let finished = tokio::select! {
-        finished = relayed => finished,
-        _ = gone => {
-            drop(raw);
-            return Ok(INTERRUPTED_CODE);
+    let (input, left): (Box<dyn AsyncRead + Unpin>, _) = if raw.is_some() {
+        let (input, left) = keys::read(stdin());
+        (Box::new(input), Some(left))
+    } else {
+        (Box::new(stdin()), None)
+    };
+    let left = async {
+        match left {
+            Some(left) => left.await,
+            None => std::future::pending().await,
         }
     };
-    drop(raw);
-    status(finished)
+    let (mut out, mut err) = (Out::stdout(), Out::stderr());
+    let relayed = client::relay(connection.stream, Some(input), &mut out, &mut err, acts);
+    tokio::select! {
+        finished = relayed => {
+            drop(raw);
+            status(finished)
+        }
+        status = gone => Ok(status.unwrap_or(INTERRUPTED_CODE)),
+        _ = left => {
+            drop(raw);
+            show::note("left; what ran there is ended");
+            Ok(INTERRUPTED_CODE)
+        }
+    }
 }
 
 fn setting(args: &SettingArgs) -> Result<Setting, Failure> {
@@ -189,8 +208,15 @@ async fn carry_files(client: &Client, transfer: TransferCommand) -> Result<u8, F
     // What is not there locally is no reason to disturb the enclave.
     let prepared = transfer.prepare().map_err(failed)?;
     let mut connection = connect(client, &[]).await?;
-    prepared.run(&mut connection.stream).await.map_err(failed)?;
-    Ok(0)
+    let resumes = prepared.resumes();
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::channel)?;
+    tokio::select! {
+        done = prepared.run(&mut connection.stream) => done.map_err(failed).map(|()| 0),
+        _ = interrupt.recv() => {
+            show::note(if resumes { "interrupted; the same command goes on from here" } else { "interrupted" });
+            Ok(INTERRUPTED_CODE)
+        }
+    }
 }
 
 async fn transcript(client: &Client, from: u64, json: bool) -> Result<u8, Failure> {

@@ -55,8 +55,9 @@ fn size() -> Option<WindowSize> {
     (found.ws_col > 0 && found.ws_row > 0).then_some(WindowSize { columns: found.ws_col, rows: found.ws_row })
 }
 
-/// Signals to this program become acts on the other. The third interrupt is meant for this one.
-pub(super) fn acts(resizes: bool) -> io::Result<(mpsc::Receiver<Act>, tokio::task::JoinHandle<()>)> {
+/// Signals to this program become acts on the other. The task ends when one is meant for this program, with the status that
+/// this leaves: a hangup, the third interrupt, and on a terminal, where keys make no signals, whatever ends programs.
+pub(super) fn acts(on_terminal: bool) -> io::Result<(mpsc::Receiver<Act>, tokio::task::JoinHandle<u8>)> {
     let (sender, acts) = mpsc::channel(16);
     let mut window = signal(SignalKind::window_change())?;
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
@@ -64,23 +65,23 @@ pub(super) fn acts(resizes: bool) -> io::Result<(mpsc::Receiver<Act>, tokio::tas
     let task = tokio::spawn(async move {
         let mut interrupts = 0;
         loop {
-            let act = tokio::select! {
-                _ = window.recv() => match size() {
-                    Some(size) if resizes => Act::Resize(size),
-                    _ => continue,
-                },
-                _ = interrupt.recv() => {
-                    interrupts += 1;
-                    if interrupts == 3 {
-                        return;
+            let signal = tokio::select! {
+                _ = window.recv() => {
+                    if let Some(size) = size().filter(|_| on_terminal) && sender.send(Act::Resize(size)).await.is_err() {
+                        return std::future::pending().await;
                     }
-                    Act::Signal(2)
+                    continue;
                 }
-                _ = terminate.recv() => Act::Signal(15),
-                _ = hangup.recv() => return,
-                _ = quit.recv() => Act::Signal(3),
+                _ = interrupt.recv() => 2,
+                _ = terminate.recv() => 15,
+                _ = hangup.recv() => 1,
+                _ = quit.recv() => 3,
             };
-            if sender.send(act).await.is_err() {
+            interrupts += u8::from(signal == 2);
+            if on_terminal || signal == 1 || interrupts == 3 {
+                return 128 + signal;
+            }
+            if sender.send(Act::Signal(signal)).await.is_err() {
                 return std::future::pending().await;
             }
         }

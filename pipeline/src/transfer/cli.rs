@@ -196,6 +196,20 @@ impl Prepared {
         &self.request
     }
 
+    /// Whether the same command, given again after a cut, goes on where this one stopped.
+    pub fn resumes(&self) -> bool {
+        match (&self.side, &self.request) {
+            (Side::Send(Source::Stream { .. }) | Side::Receive(Target::Stream(_), _), _) => false,
+            (_, Request::SendFile(SendFile { resume, .. }) | Request::RecvFile(RecvFile { resume, .. })) => {
+                *resume
+            }
+            (_, Request::SendDir(SendDir { resume, .. }) | Request::RecvDir(RecvDir { resume, .. })) => {
+                *resume
+            }
+            _ => false,
+        }
+    }
+
     /// Carries the transfer out on a connection that nothing was sent on yet, and shows how it goes.
     ///
     /// # Errors

@@ -6,15 +6,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use indicatif::{BinaryBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{BinaryBytes, ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
 use tokio::time::MissedTickBehavior;
 
 use crate::transfer::{Meter, Outcome, client::ClientError, printable};
 
 /// How often the bar moves.
 const TICK: Duration = Duration::from_millis(100);
-const KNOWN: &str = "{bar:30} {percent:>3}%  {bytes}/{total_bytes}  {bytes_per_sec}  eta {eta}";
-const UNKNOWN: &str = "{spinner} {bytes}  {bytes_per_sec}  {msg}";
+const KNOWN: &str = "{bar:30} {percent:>3}%  {bytes}/{total_bytes}  {msg}";
+const UNKNOWN: &str = "{spinner} {bytes}  {msg}";
+/// Over how long the rate is averaged, in seconds.
+const AVERAGED_S: f64 = 3.0;
 
 /// What is shown, and where.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +38,7 @@ impl Show {
     ) -> Result<Outcome, ClientError> {
         let begin = Instant::now();
         let bar = self.bar.then(new_bar);
+        let (mut rate, mut shown) = (Rate::default(), begin);
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tokio::pin!(transfer);
@@ -44,7 +47,10 @@ impl Show {
                 result = &mut transfer => break result,
                 _ = ticks.tick(), if bar.is_some() => {
                     if let Some(bar) = &bar {
-                        advance(bar, meter);
+                        let moved = meter.bytes().saturating_sub(meter.kept());
+                        rate.observe(moved, shown.elapsed().as_secs_f64());
+                        shown = Instant::now();
+                        advance(bar, meter, &rate);
                     }
                 }
             }
@@ -85,20 +91,61 @@ impl Show {
     }
 }
 
+/// Bytes a second, of those that moved: what was there already came in no time, and says nothing about the rest.
+#[derive(Debug, Default)]
+struct Rate {
+    moved: u64,
+    per_second: f64,
+}
+
+impl Rate {
+    /// `moved` bytes have moved in all, `seconds` after the last time that this was said.
+    fn observe(&mut self, moved: u64, seconds: f64) {
+        let now = moved.saturating_sub(self.moved) as f64 / seconds.max(1e-3);
+        let weight = if self.moved == 0 { 1.0 } else { 1.0 - (-seconds / AVERAGED_S).exp() };
+        self.per_second += weight * (now - self.per_second);
+        self.moved = moved;
+    }
+
+    fn text(&self) -> String {
+        format!("{}/s", BinaryBytes(whole(self.per_second)))
+    }
+
+    /// How long `rest` more bytes take, as people read it.
+    fn eta(&self, rest: u64) -> String {
+        if self.per_second < 1.0 {
+            return "-".to_owned();
+        }
+        let seconds = whole((rest as f64 / self.per_second).ceil());
+        match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+            (0, 0, s) => format!("{s}s"),
+            (0, m, s) => format!("{m}m{s:02}s"),
+            (h, m, _) => format!("{h}h{m:02}m"),
+        }
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "a number too large becomes the largest")]
+fn whole(number: f64) -> u64 {
+    number as u64
+}
+
+/// A bar that goes away with the transfer, however that ends.
 fn new_bar() -> ProgressBar {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
     bar.set_style(ProgressStyle::with_template(UNKNOWN).expect("the template is well-formed"));
-    bar
+    bar.with_finish(ProgressFinish::AndClear)
 }
 
-fn advance(bar: &ProgressBar, meter: &Meter) {
+fn advance(bar: &ProgressBar, meter: &Meter, rate: &Rate) {
     if let (Some(expected), None) = (meter.expected(), bar.length()) {
         bar.set_length(expected);
         bar.set_style(ProgressStyle::with_template(KNOWN).expect("the template is well-formed"));
     }
-    if bar.length().is_none() {
-        bar.set_message(format!("{} entries", meter.entries()));
-    }
+    bar.set_message(match bar.length() {
+        None => format!("{}  {} entries", rate.text(), meter.entries()),
+        Some(all) => format!("{}  eta {}", rate.text(), rate.eta(all.saturating_sub(meter.bytes()))),
+    });
     bar.set_position(meter.bytes());
     bar.tick();
 }
@@ -131,6 +178,23 @@ fn summary(meter: &Meter, outcome: &Outcome, seconds: f64, digest: &str) -> Stri
 mod tests {
     use super::*;
     use crate::transfer::entry::Total;
+
+    /// After a cut the next attempt began with a rate of gigabytes a second, since what was there counted as moved.
+    #[test]
+    fn the_rate_is_that_of_what_moves() {
+        let mut rate = Rate::default();
+        assert_eq!(rate.eta(1 << 20), "-");
+        rate.observe(0, 0.1);
+        rate.observe(10 << 20, 0.1);
+        assert_eq!((rate.text(), rate.eta(1000 << 20)), ("100.00 MiB/s".to_owned(), "10s".to_owned()));
+        rate.observe(10 << 20, 1.0);
+        assert!((50e6..100e6).contains(&rate.per_second), "{rate:?}");
+        for _ in 0..100 {
+            rate.observe(rate.moved + (1 << 20), 1.0);
+        }
+        assert_eq!(rate.eta(59 << 20), "59s");
+        assert_eq!((rate.eta(61 << 20), rate.eta(3660 << 20)), ("1m01s".to_owned(), "1h01m".to_owned()));
+    }
 
     #[test]
     fn a_summary_says_what_was_moved_and_what_was_there() {
