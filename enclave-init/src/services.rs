@@ -151,7 +151,7 @@ fn daemons(measured: &Measured, place: &Place) -> Vec<Unit> {
 /// What the proxy of published ports is told.
 fn ways_in(publish: &[Publish], place: &Place) -> Vec<String> {
     let mut words = vec!["reverse".to_owned()];
-    let mut naming_clients = Vec::new();
+    let (mut naming_clients, mut limits) = (Vec::new(), Vec::new());
     // The proxy takes the first name that fits, so what says more comes first.
     let mut named = Vec::new();
     for entry in publish {
@@ -168,14 +168,18 @@ fn ways_in(publish: &[Publish], place: &Place) -> Vec<String> {
                 ClientAddress::ProxyProtocol => "--pass-proxy",
                 ClientAddress::Source => "--client-source",
             };
-            naming_clients.push([option.to_owned(), listen]);
+            naming_clients.push([option.to_owned(), listen.clone()]);
+        }
+        if let Some(limit) = entry.max_per_source {
+            limits.push(["--max-per-source".to_owned(), format!("{listen}={limit}")]);
         }
     }
     named.sort();
     words.extend(named.into_iter().flat_map(|(_, _, text)| ["--server-name".to_owned(), text]));
     // Once for all entries of a port.
     naming_clients.dedup();
-    words.extend(naming_clients.into_iter().flatten());
+    limits.dedup();
+    words.extend(naming_clients.into_iter().chain(limits).flatten());
     words
 }
 
@@ -231,7 +235,10 @@ fn notify_variable() -> (OsString, OsString) {
 mod tests {
     use super::*;
     use manifest::Attestation;
-    use std::{collections::BTreeMap, num::NonZeroU16};
+    use std::{
+        collections::BTreeMap,
+        num::{NonZeroU16, NonZeroU32},
+    };
 
     fn measured() -> Measured {
         let port = |port| NonZeroU16::new(port).unwrap();
@@ -276,11 +283,12 @@ mod tests {
             sni: Some(name.into()),
             target: port(target),
             client_address: Some(ClientAddress::ProxyProtocol),
+            max_per_source: NonZeroU32::new(50),
             ..Publish::plain(port(443))
         };
         let publish = [
             Publish { client_address: Some(ClientAddress::Source), ..Publish::plain(port(80)) },
-            Publish { client_address: Some(ClientAddress::ProxyProtocol), ..Publish::plain(port(443)) },
+            Publish { sni: None, ..named("", 443) },
             named("*.example.org", 1),
             named("a.b.example.org", 2),
             named("*.b.example.org", 3),
@@ -291,7 +299,7 @@ mod tests {
              --server-name a.b.example.org=vsock://any:443=tcp://127.0.0.1:2 \
              --server-name *.b.example.org=vsock://any:443=tcp://127.0.0.1:3 \
              --server-name *.example.org=vsock://any:443=tcp://127.0.0.1:1 \
-             --client-source vsock://any:80 --pass-proxy vsock://any:443"
+             --client-source vsock://any:80 --pass-proxy vsock://any:443 --max-per-source vsock://any:443=50"
         );
     }
 

@@ -145,6 +145,9 @@ pub(crate) struct RunArgs {
     /// Publish every port the image names, the attestation server's among them, under the same number on 127.0.0.1.
     #[arg(short = 'P', long, conflicts_with = "publish")]
     pub(crate) publish_all: bool,
+    /// How many connections one client may have at once to a published port, by IPv4 address or IPv6 /64; further ones are closed.
+    #[arg(long, value_name = "N")]
+    pub(crate) max_per_source: Option<std::num::NonZeroU32>,
     /// Where to serve metrics of the published ports and the way out for Prometheus, as tcp://127.0.0.1:9400: GET /metrics.
     #[arg(long, value_name = "ADDR")]
     pub(crate) metrics: Option<transport::Addr>,

@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader},
+    num::NonZeroU32,
     os::unix::process::CommandExt,
     process::{Command, Stdio},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -50,6 +51,8 @@ pub(crate) struct Plan {
     pub(crate) image: Image,
     pub(crate) backend: BackendKind,
     pub(crate) publish: Vec<Publish>,
+    /// How many connections one client may have to each of them.
+    pub(crate) max_per_source: Option<NonZeroU32>,
     /// What this machine lets the enclave reach; `None` if the image has no way out.
     pub(crate) way_out: Option<Guard>,
     /// Where what `registry` holds is served, if anywhere.
@@ -123,6 +126,7 @@ fn plan(args: &RunArgs) -> Result<Plan> {
         name,
         backend: choice.kind,
         publish,
+        max_per_source: args.max_per_source,
         way_out,
         metrics: args.metrics.clone(),
         registry: Registry::default(),
@@ -367,7 +371,8 @@ fn publish(plan: &Plan, fabric: &Fabric) -> Result<Reverse> {
         let plain =
             RouteConfig::plain(Addr::Tcp(port.host.to_string()), fabric.enclave_addr(port.enclave.get()));
         let proxy_header = if wants_header { ProxyHeader::Send } else { ProxyHeader::Off };
-        RouteConfig { name: format!("{}:{}", plan.name, port.enclave), proxy_header, ..plain }
+        let max_per_source = plan.max_per_source.map(NonZeroU32::get);
+        RouteConfig { name: format!("{}:{}", plan.name, port.enclave), proxy_header, max_per_source, ..plain }
     };
     let routes = plan.publish.iter().map(route).collect();
     Ok(Reverse::bind_routes(routes, &Options::default(), plan.registry.clone())?)

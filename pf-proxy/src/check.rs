@@ -3,14 +3,18 @@
 use std::{
     io::{self, Write},
     net::IpAddr,
+    path::Path,
 };
 
-use egress::{Destination, Name, Pattern, Protocol, Rule, Verdict, class::special};
+use egress::{Destination, Name, Pattern, Protocol, Rule, RuleError, Verdict, class::special};
 
 use crate::{cli::ExitCode, forward_host::RuleArgs, host::Guard};
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Without --manifest, --image, --allow and --deny: what a host allows by default.")]
+#[command(
+    after_help = "Without --manifest, --image, --allow and --deny: by the glasshouse.toml of this folder; if there is none, what a \
+                        host allows by default."
+)]
 pub(crate) struct CheckArgs {
     /// What would be reached, as in api.example.com:443, 192.0.2.1:80 or [2001:db8::1]:443
     #[arg(value_name = "NAME:PORT", value_parser = parse_target)]
@@ -35,9 +39,15 @@ struct Target {
     protocol: Protocol,
 }
 
+/// What is asked about by who names no rules, if it is there.
+const HERE: &str = "glasshouse.toml";
+
 /// What can be reached has the text of a rule about one name or address and one port.
 fn parse_target(text: &str) -> Result<Target, String> {
-    let rule: Rule = text.parse().map_err(|error: egress::RuleError| error.to_string())?;
+    let rule: Rule = text.parse().map_err(|error| match error {
+        RuleError::NoPort => "no port: as in api.example.com:443".to_owned(),
+        other => other.to_string(),
+    })?;
     let destination = match rule.pattern() {
         Pattern::Name(name) => Destination::Name(name.clone()),
         Pattern::Network(network) if *network == egress::Network::of(network.address()) => {
@@ -52,7 +62,11 @@ fn parse_target(text: &str) -> Result<Target, String> {
 }
 
 /// Runs the command.
-pub(crate) fn run(args: &CheckArgs) -> ExitCode {
+pub(crate) fn run(mut args: CheckArgs) -> ExitCode {
+    let is_of_here = args.rules.is_empty() && Path::new(HERE).is_file();
+    if is_of_here {
+        args.rules.manifest = Some(HERE.into());
+    }
     let guard = match args.rules.guard() {
         Ok(guard) => guard,
         Err(error) => {
@@ -60,7 +74,10 @@ pub(crate) fn run(args: &CheckArgs) -> ExitCode {
             return ExitCode::CannotGoOn;
         }
     };
-    let (text, allowed) = explain(args, &guard);
+    let (mut text, allowed) = explain(&args, &guard);
+    if is_of_here {
+        text.push_str("  by the glasshouse.toml of this folder\n");
+    }
     // A closed pipe is a normal end.
     let _ = io::stdout().write_all(text.as_bytes());
     if allowed { ExitCode::Done } else { ExitCode::Denied }

@@ -110,7 +110,7 @@ pub fn run(args: Args) -> ExitCode {
             on_a_runtime(transparent(args))
         }
         Command::ForwardHost(args) => on_a_runtime(forward_host(args)),
-        Command::Check(args) => return check::run(&args),
+        Command::Check(args) => return check::run(args),
         Command::Dns(_) => return elsewhere(NO_DNS),
         Command::TransparentPortToVsock(_) => return elsewhere(NO_PORTS),
     };
@@ -155,7 +155,7 @@ pub(crate) enum Failure {
     #[error(transparent)]
     Config(#[from] config::ConfigError),
     #[error(
-        "--pass-proxy, --send-proxy, --accept-proxy or --client-source names {listen}, where no route listens"
+        "--pass-proxy, --send-proxy, --accept-proxy, --client-source or --max-per-source names {listen}, where no route listens"
     )]
     NoListener { listen: Addr },
     #[error("what happens to PROXY headers at {listen} is said twice")]
@@ -277,13 +277,17 @@ mod tests {
             "vsock://any:443=tcp://127.0.0.1:2",
             "--pass-proxy",
             "vsock://any:443",
+            "--max-per-source",
+            "vsock://any:443=50",
         ])
         .unwrap();
         assert_eq!(routes.len(), 2);
         assert_eq!((routes[0].named.len(), routes[0].proxy_header), (1, ProxyHeader::Pass));
         assert_eq!(routes[0].target, Some("tcp://127.0.0.1:2".parse().unwrap()));
+        assert_eq!((routes[0].max_per_source, routes[1].max_per_source), (Some(50), None));
         assert_eq!((routes[1].target.clone(), routes[1].proxy_header), (None, ProxyHeader::Off));
         assert!(matches!(parse(&["--send-proxy", "unix:/other"]), Err(Failure::NoListener { .. })));
+        assert!(matches!(parse(&["--max-per-source", "unix:/other=1"]), Err(Failure::NoListener { .. })));
         let twice = ["--send-proxy", "vsock://any:443", "--pass-proxy", "vsock://any:443"];
         assert!(matches!(parse(&twice), Err(Failure::TwoHeaders { .. })));
     }

@@ -58,7 +58,7 @@ pub(crate) struct ForwardHostArgs {
 pub(crate) struct RuleArgs {
     /// The rules of this glasshouse.toml, or of this measured manifest
     #[arg(long, value_name = "FILE", conflicts_with = "image")]
-    manifest: Option<PathBuf>,
+    pub(crate) manifest: Option<PathBuf>,
 
     /// The rules of this enclave image
     #[arg(long, value_name = "EIF")]

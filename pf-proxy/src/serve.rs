@@ -74,6 +74,11 @@ pub(crate) struct ReverseArgs {
     #[arg(long, value_name = "LISTEN")]
     client_source: Vec<Addr>,
 
+    /// How many connections at once to this listener from one IPv4 address or IPv6 /64; further ones are closed. Where clients begin with
+    /// a PROXY protocol header, it counts whom that names
+    #[arg(long, value_name = "LISTEN=N")]
+    max_per_source: Vec<SourceLimit>,
+
     #[command(flatten)]
     carry: CarryArgs,
 }
@@ -174,15 +179,40 @@ impl ReverseArgs {
             (&self.client_source, ProxyHeader::Source),
         ] {
             for listen in listens {
-                let route = routes.iter_mut().find(|route| route.listen == *listen);
-                let route = route.ok_or_else(|| Failure::NoListener { listen: listen.clone() })?;
+                let route = find(&mut routes, listen)?;
                 if route.proxy_header != ProxyHeader::Off {
                     return Err(Failure::TwoHeaders { listen: listen.clone() });
                 }
                 route.proxy_header = header;
             }
         }
+        for SourceLimit { listen, limit } in &self.max_per_source {
+            find(&mut routes, listen)?.max_per_source = Some(*limit);
+        }
         Ok(routes)
+    }
+}
+
+fn find<'a>(routes: &'a mut [RouteConfig], listen: &Addr) -> Result<&'a mut RouteConfig, Failure> {
+    let route = routes.iter_mut().find(|route| route.listen == *listen);
+    route.ok_or_else(|| Failure::NoListener { listen: listen.clone() })
+}
+
+/// How many connections one client may have. As text `LISTEN=N`.
+#[derive(Clone, Debug)]
+struct SourceLimit {
+    listen: Addr,
+    limit: u32,
+}
+
+impl FromStr for SourceLimit {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (listen, limit) = text.rsplit_once('=').ok_or("expected LISTEN=N")?;
+        let listen = listen.parse().map_err(|error| format!("{error}"))?;
+        let limit = limit.parse().ok().filter(|limit| *limit > 0);
+        Ok(Self { listen, limit: limit.ok_or("expected a number of at least 1 behind the `=`")? })
     }
 }
 

@@ -51,6 +51,21 @@ fn a_measured_manifest_and_a_hosts_own_rules_are_read() {
 }
 
 #[test]
+fn the_source_in_the_folder_is_asked_if_nothing_else_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("glasshouse.toml"), TOML).unwrap();
+    let check = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pf-proxy"));
+        let output = command.arg("check").args(arguments).current_dir(dir.path()).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (status, out) = check(&["b.example:443"]);
+    assert!(status == Some(1) && out.contains("by the glasshouse.toml of this folder"), "{status:?} {out}");
+    let (status, out) = check(&["b.example:443", "--allow", "b.example:443"]);
+    assert!(status == Some(0) && !out.contains("this folder"), "{status:?} {out}");
+}
+
+#[test]
 fn what_cannot_be_asked_is_refused() {
     for target in ["a.example", "*.example:443", "a.example:*", "10.0.0.0/8:1", "a b:1"] {
         assert_eq!(check(&[target]).0, Some(2), "{target}");

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use pf_proxy::Options;
 use pf_proxy::ingress::{Error, Ingress, NamedTarget, ProxyHeader, RouteConfig};
 use pf_proxy::metrics::Registry;
-use pf_proxy::proxy_header;
+use pf_proxy::proxy_header::{self, Ends};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixListener, UnixStream};
 use transport::Addr;
@@ -218,6 +218,76 @@ async fn one_source_has_only_so_many_connections_and_gets_places_back() {
         }
     };
     soon(again).await;
+}
+
+/// Who begins with a header that names this client, and what else it says.
+async fn named(front: &std::path::Path, client: &str) -> UnixStream {
+    let mut stream = soon(UnixStream::connect(front)).await.unwrap();
+    let ends = Ends { source: client.parse().unwrap(), destination: "198.51.100.1:443".parse().unwrap() };
+    // Who is refused may be closed before this is taken.
+    let _ = stream.write_all(&[proxy_header::encode(Some(ends)), b"hi".to_vec()].concat()).await;
+    stream
+}
+
+/// Whether it got through to the application, which answers whoever does.
+async fn is_served(client: &mut UnixStream) -> bool {
+    matches!(soon(client.read(&mut [0])).await, Ok(1))
+}
+
+/// Connections by vsock have no address of their own, as those by a Unix socket, and all look alike.
+#[tokio::test]
+async fn clients_behind_a_host_are_counted_by_the_address_that_their_header_names() {
+    for proxy_header in [ProxyHeader::Accept, ProxyHeader::Pass] {
+        let place = Place::new();
+        let server = place.server("target");
+        let answering = tokio::spawn(async move {
+            loop {
+                let mut client = server.accept().await.unwrap().0;
+                tokio::spawn(async move {
+                    let _ = client.write_all(b"!").await;
+                    // Until the client leaves.
+                    while !matches!(client.read(&mut [0; 64]).await, Ok(0) | Err(_)) {}
+                });
+            }
+        });
+        let (listen, front) = (place.unix("front"), place.dir.path().join("front"));
+        let route = RouteConfig { listen, max_per_source: Some(1), proxy_header, ..place.route("target") };
+        let ingress = place.start(route);
+
+        let mut first = named(&front, "203.0.113.1:1000").await;
+        assert!(is_served(&mut first).await);
+        assert!(!is_served(&mut named(&front, "203.0.113.1:1001").await).await, "the same client");
+        assert!(place.counts("pf_proxy_refused_total{route=\"r\",reason=\"source_limit\"} 1"));
+        let mut other = named(&front, "203.0.113.2:1000").await;
+        assert!(is_served(&mut other).await, "another client");
+        let mut six = named(&front, "[2001:db8::1]:1000").await;
+        assert!(is_served(&mut six).await, "another client");
+        assert!(!is_served(&mut named(&front, "[2001:db8::2]:1000").await).await, "of the same /64");
+
+        drop(first);
+        let again = async { while !is_served(&mut named(&front, "203.0.113.1:1002").await).await {} };
+        soon(again).await;
+        drop((other, six, ingress));
+        answering.abort();
+    }
+}
+
+/// A load balancer has one address, and its clients have theirs.
+#[tokio::test]
+async fn proxy_in_front_is_not_taken_for_its_clients() {
+    let place = Place::new();
+    let server = place.server("target");
+    let accept_header = RouteConfig { proxy_header: ProxyHeader::Accept, ..place.route("target") };
+    let ingress = place.start(RouteConfig { max_per_source: Some(1), ..accept_header });
+    let mut open = Vec::new();
+    for number in 1..=3 {
+        let mut client = connect(&ingress).await;
+        let source = format!("203.0.113.{number}:1000").parse().unwrap();
+        let ends = Ends { source, destination: "198.51.100.1:443".parse().unwrap() };
+        client.write_all(&proxy_header::encode(Some(ends))).await.unwrap();
+        open.push((client, accept(&server).await));
+    }
+    assert!(place.counts("pf_proxy_refused_total{route=\"r\",reason=\"source_limit\"} 0"));
 }
 
 #[tokio::test]

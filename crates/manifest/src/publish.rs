@@ -1,6 +1,6 @@
 //! Published ports: what of the enclave is reached from outside, and how.
 
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU32};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use toml::Spanned;
@@ -22,6 +22,9 @@ pub struct Publish {
     pub port: NonZeroU16,
     /// How the application learns who its client is; `None`: it does not. The same for all entries of a port.
     pub client_address: Option<ClientAddress>,
+    /// How many connections at once one client may have, by IPv4 address or IPv6 /64; only with `client_address`, and the same for all
+    /// entries of a port.
+    pub max_per_source: Option<NonZeroU32>,
     /// The server name that TLS clients ask for, in lower case, or `*.` and a name for all below it; `None` is for who asks
     /// for no other entry's.
     pub sni: Option<String>,
@@ -42,7 +45,7 @@ pub enum ClientAddress {
 impl Publish {
     /// A port that leads to the same port inside, whoever asks.
     pub fn plain(port: NonZeroU16) -> Self {
-        Self { port, client_address: None, sni: None, target: port }
+        Self { port, client_address: None, max_per_source: None, sni: None, target: port }
     }
 }
 
@@ -58,6 +61,8 @@ impl From<NonZeroU16> for Publish {
 struct Full {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     client_address: Option<ClientAddress>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    max_per_source: Option<NonZeroU32>,
     port: NonZeroU16,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     sni: Option<String>,
@@ -78,9 +83,8 @@ impl Serialize for Publish {
             return self.port.serialize(serializer);
         }
         let target = (self.target != self.port).then_some(self.target);
-        let full =
-            Full { client_address: self.client_address, port: self.port, sni: self.sni.clone(), target };
-        full.serialize(serializer)
+        let Self { port, client_address, max_per_source, ref sni, .. } = *self;
+        Full { client_address, max_per_source, port, sni: sni.clone(), target }.serialize(serializer)
     }
 }
 
@@ -88,8 +92,8 @@ impl<'de> Deserialize<'de> for Publish {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Ok(match Form::deserialize(deserializer)? {
             Form::Port(port) => Self::plain(port),
-            Form::Full(Full { client_address, port, sni, target }) => {
-                Self { port, client_address, sni, target: target.unwrap_or(port) }
+            Form::Full(Full { client_address, max_per_source, port, sni, target }) => {
+                Self { port, client_address, max_per_source, sni, target: target.unwrap_or(port) }
             }
         })
     }
@@ -101,11 +105,20 @@ pub(crate) fn check(entries: &[Publish]) -> Result<(), &'static str> {
     if !entries.is_sorted_by(|a, b| key(a) < key(b)) {
         return Err("published ports are not ascending and unique");
     }
-    if entries
-        .windows(2)
-        .any(|pair| matches!(pair, [a, b] if a.port == b.port && a.client_address != b.client_address))
-    {
+    let of_one_port = || {
+        entries.windows(2).filter_map(|pair| match pair {
+            [a, b] if a.port == b.port => Some((a, b)),
+            _ => None,
+        })
+    };
+    if of_one_port().any(|(a, b)| a.client_address != b.client_address) {
         return Err("a published port names its clients in two ways");
+    }
+    if of_one_port().any(|(a, b)| a.max_per_source != b.max_per_source) {
+        return Err("a published port has two limits for a client");
+    }
+    if entries.iter().any(|entry| entry.max_per_source.is_some() && entry.client_address.is_none()) {
+        return Err("a published port limits clients whom it does not know");
     }
     let is_wrong =
         |name: &String| !is_server_name(name) || name.bytes().any(|byte| byte.is_ascii_uppercase());
@@ -131,6 +144,7 @@ fn is_server_name(text: &str) -> bool {
 pub(crate) struct RawPublish {
     port: Spanned<u16>,
     client_address: Option<ClientAddress>,
+    max_per_source: Option<Spanned<u32>>,
     sni: Option<Spanned<String>>,
     target: Option<Spanned<u16>>,
 }
@@ -153,11 +167,18 @@ impl RawPublish {
                 };
                 return Err(mistake(&at, text));
             }
-            if entries.iter().any(|other| other.port == port && other.client_address != entry.client_address)
-            {
-                let text =
-                    format!("`publish.client_address`: has to be the same in all entries of port {port}");
-                return Err(mistake(&at, text));
+            let has_other = |differs: fn(&Publish, &Publish) -> bool| {
+                entries.iter().any(|other| other.port == port && differs(other, &entry))
+            };
+            for (member, differs) in [
+                ("client_address", has_other(|a, b| a.client_address != b.client_address)),
+                ("max_per_source", has_other(|a, b| a.max_per_source != b.max_per_source)),
+            ] {
+                if differs {
+                    let text =
+                        format!("`publish.{member}`: has to be the same in all entries of port {port}");
+                    return Err(mistake(&at, text));
+                }
             }
             entries.push(entry);
         }
@@ -185,8 +206,21 @@ impl RawPublish {
             return Err(mistake(name, text));
         }
         let sni = self.sni.map(|name| name.into_inner().to_ascii_lowercase());
-        Ok(Publish { port, client_address: self.client_address, sni, target })
+        let client_address = self.client_address;
+        let max_per_source =
+            self.max_per_source.map(|limit| source_limit(&limit, client_address)).transpose()?;
+        Ok(Publish { port, client_address, max_per_source, sni, target })
     }
+}
+
+fn source_limit(limit: &Spanned<u32>, client_address: Option<ClientAddress>) -> Result<NonZeroU32, Mistake> {
+    let count = NonZeroU32::new(*limit.get_ref());
+    let count = count.ok_or_else(|| mistake(limit, "`publish.max_per_source`: 0 would let nobody in"))?;
+    if client_address.is_none() {
+        let text = "`publish.max_per_source`: needs `client_address`, without which the enclave does not know its clients";
+        return Err(mistake(limit, text));
+    }
+    Ok(count)
 }
 
 #[cfg(test)]
@@ -206,11 +240,11 @@ mod tests {
             "[[publish]]\nport = 443\nsni = \"B.example\"\ntarget = 8443\n\
              [[publish]]\nport = 443\n[[publish]]\nport = 443\nsni = \"*.a.example\"\ntarget = 9443\n\
              [[publish]]\nport = 80\nclient_address = \"proxy_protocol\"\n\
-             [[publish]]\nport = 81\nclient_address = \"source\"",
+             [[publish]]\nport = 81\nclient_address = \"source\"\nmax_per_source = 50",
         )
         .unwrap();
         let json = serde_json::to_string(&found).unwrap();
-        let expected = r#"[{"client_address":"proxy_protocol","port":80},{"client_address":"source","port":81},443,{"port":443,"sni":"*.a.example","target":9443},{"port":443,"sni":"b.example","target":8443}]"#;
+        let expected = r#"[{"client_address":"proxy_protocol","port":80},{"client_address":"source","max_per_source":50,"port":81},443,{"port":443,"sni":"*.a.example","target":9443},{"port":443,"sni":"b.example","target":8443}]"#;
         assert_eq!(json, expected);
         assert_eq!(serde_json::from_str::<Vec<Publish>>(&json).unwrap(), found);
         check(&found).unwrap();
@@ -231,6 +265,13 @@ mod tests {
                 "[[publish]]\nport = 80\nclient_address = \"source\"\n[[publish]]\nport = 80\nsni = \"a\"",
                 "the same in all entries of port 80",
             ),
+            ("[[publish]]\nport = 80\nmax_per_source = 5", "needs `client_address`"),
+            ("[[publish]]\nport = 80\nclient_address = \"source\"\nmax_per_source = 0", "let nobody in"),
+            (
+                "[[publish]]\nport = 80\nclient_address = \"source\"\nmax_per_source = 5\n\
+                 [[publish]]\nport = 80\nsni = \"a\"\nclient_address = \"source\"",
+                "`publish.max_per_source`: has to be the same in all entries of port 80",
+            ),
             ("[[publish]]\nport = 80\nclient_address = \"telepathy\"", "`proxy_protocol` or `source`"),
             ("[[publish]]\nport = 8443", "published already"),
         ] {
@@ -247,6 +288,14 @@ mod tests {
             (vec![entry(r#"{"port":80,"sni":"b"}"#), entry(r#"{"port":80,"sni":"a"}"#)], "ascending"),
             (vec![entry(r#"{"port":80,"sni":"A"}"#)], "server name"),
             (vec![entry("80"), entry(r#"{"client_address":"source","port":80,"sni":"a"}"#)], "two ways"),
+            (vec![entry(r#"{"max_per_source":1,"port":80}"#)], "does not know"),
+            (
+                vec![
+                    entry(r#"{"client_address":"source","port":80}"#),
+                    entry(r#"{"client_address":"source","max_per_source":1,"port":80,"sni":"a"}"#),
+                ],
+                "two limits",
+            ),
         ] {
             assert!(check(&entries).unwrap_err().contains(says), "{entries:?}");
         }

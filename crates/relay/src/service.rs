@@ -88,6 +88,8 @@ pub struct Dial {
     /// Where the connection comes from, for a target of TCP: any address of its family, none of this machine's perhaps. The
     /// port is another one if the target has a connection from it already.
     pub source: Option<SocketAddr>,
+    /// Who the client is, where that is another one than who has connected: what [`Service::ended`] is told.
+    pub client: Option<SocketAddr>,
     /// Comes back in [`Report::note`].
     pub note: u32,
 }
@@ -95,7 +97,16 @@ pub struct Dial {
 impl Dial {
     /// Dials `target` and passes everything on.
     pub fn new(target: Arc<Target>, within: Duration, options: Arc<LinkOptions>) -> Self {
-        Self { target, within, options, preamble: Vec::new(), consumed: 0, source: None, note: 0 }
+        Self {
+            target,
+            within,
+            options,
+            preamble: Vec::new(),
+            consumed: 0,
+            source: None,
+            client: None,
+            note: 0,
+        }
     }
 }
 

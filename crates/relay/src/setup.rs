@@ -159,6 +159,11 @@ fn pass_on(link: &mut Link, dial: &Dial) {
     link.note = dial.note;
     link.options = Arc::clone(&dial.options);
     link.preamble = dial.preamble.len() as u64;
+    if let Owner::Service(_, peer) = &mut link.owner
+        && dial.client.is_some()
+    {
+        *peer = dial.client;
+    }
     let held = link.a_to_b.held();
     let consumed = dial.consumed.min(held.len());
     if consumed > 0 || !dial.preamble.is_empty() {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use relay::{Cause, Client, Report, Service, Verdict};
+use relay::{Cause, Client, Dial, Report, Service, Verdict};
 use tokio::sync::mpsc;
 use transport::Addr;
 
@@ -113,6 +113,15 @@ impl RouteDesk {
         Arc::clone(&self.rules.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Whether one more of this source may come in; then it counts. Counted without a limit as well: a reload may bring one.
+    fn enter(&self, source: SocketAddr, limit: Option<u32>) -> bool {
+        let is_within = self.sources.enter(source, limit.unwrap_or(u32::MAX));
+        if !is_within {
+            self.counts.refused_source.increment();
+        }
+        is_within
+    }
+
     /// An unreachable target is told once, not for each client, and so is its return.
     fn note_target(&self, report: &Report) {
         let failed = matches!(report.cause, Cause::Dial(_));
@@ -138,11 +147,9 @@ impl Service for RouteDesk {
 
     fn admit(&self, client: &Client<'_>) -> Verdict {
         let rules = self.rules();
-        // Counted without a limit as well: a reload may bring one.
-        if let Some(peer) = client.peer
-            && !self.sources.enter(peer, rules.config.max_per_source.unwrap_or(u32::MAX))
-        {
-            self.counts.refused_source.increment();
+        // Who begins with a header is a proxy itself, and its clients are counted once it has named them.
+        let limit = rules.config.max_per_source.filter(|_| !rules.config.proxy_header.is_expected());
+        if client.peer.is_some_and(|peer| !self.enter(peer, limit)) {
             return Verdict::Refuse;
         }
         let verdict = rules.lanes.admit(client);
@@ -158,7 +165,16 @@ impl Service for RouteDesk {
     }
 
     fn inspect(&self, client: &Client<'_>, first: &[u8], _ended: bool) -> Verdict {
-        self.rules().lanes.inspect(client, first)
+        let rules = self.rules();
+        let verdict = rules.lanes.inspect(client, first);
+        if let Verdict::Dial(Dial { client: Some(named), .. }) = verdict {
+            if !self.enter(named, rules.config.max_per_source) {
+                return Verdict::Refuse;
+            }
+            // From now on the connection is that of whom its header names.
+            client.peer.inspect(|peer| self.sources.leave(*peer));
+        }
+        verdict
     }
 
     fn moved(&self, a_to_b: u64, b_to_a: u64) {

@@ -33,7 +33,7 @@ pub enum ProxyHeader {
 
 impl ProxyHeader {
     /// Whether clients have to begin with one.
-    fn is_expected(self) -> bool {
+    pub(super) fn is_expected(self) -> bool {
         matches!(self, Self::Accept | Self::Pass | Self::Source)
     }
 
@@ -58,7 +58,8 @@ pub struct RouteConfig {
     pub proxy_header: ProxyHeader,
     /// How many connections at once; further ones wait.
     pub max_connections: Option<usize>,
-    /// How many connections at once from one IPv4 address or IPv6 /64; further ones are refused.
+    /// How many connections at once from one IPv4 address or IPv6 /64; further ones are refused. Where clients begin with a
+    /// header, it counts whom that names; clients without an address are not counted.
     pub max_per_source: Option<u32>,
     /// How long a target may take to accept. Default 5 seconds.
     pub connect_timeout: Duration,
@@ -257,6 +258,7 @@ impl Lanes {
         let target = ipv6.unwrap_or(&lane.target);
         let mut dial = Dial::new(Arc::clone(target), self.connect_timeout, Arc::clone(&self.options));
         dial.source = source;
+        dial.client = header.and_then(|header| header.ends).map(|ends| ends.source);
         if let Some(header) = header.filter(|_| self.header.is_taken_off()) {
             dial.consumed = header.length;
         }
