@@ -1,5 +1,6 @@
 //! Sends back what comes, one thread a connection: plain, by vsock port 7001, the same by 7002 with no write over 31 KiB, and by TCP
-//! 127.0.0.1:7000, where a published port of an enclave leads.
+//! 127.0.0.1:7000, where a published port of an enclave leads. Port 7003 leads there too, by two threads for each connection that do
+//! nothing but read and write: what crossing the loopback costs whoever does it.
 use std::os::fd::OwnedFd;
 use std::thread;
 
@@ -9,27 +10,38 @@ use transport::ListenSocket;
 fn main() {
     let bind = |text: &str| ListenSocket::bind(&text.parse().expect("an address")).expect("bound");
     let (whole, halves, tcp) = (bind("vsock://any:7001"), bind("vsock://any:7002"), bind("tcp://127.0.0.1:7000"));
-    thread::spawn(move || serve(&halves, 31 * 1024));
-    thread::spawn(move || serve(&tcp, 64 * 1024));
-    serve(&whole, 64 * 1024);
+    let bare = bind("vsock://any:7003");
+    thread::spawn(move || serve(&halves, |client| carry(client, client, 31 * 1024)));
+    thread::spawn(move || serve(&tcp, |client| carry(client, client, 64 * 1024)));
+    thread::spawn(move || serve(&bare, relay));
+    serve(&whole, |client| carry(client, client, 64 * 1024));
 }
 
-fn serve(listener: &ListenSocket, size: usize) {
+fn serve(listener: &ListenSocket, with: fn(&OwnedFd)) {
     rustix::io::ioctl_fionbio(listener, false).expect("a socket");
     loop {
         let client = accept(listener).expect("accepted");
-        thread::spawn(move || echo(&client, size));
+        thread::spawn(move || with(&client));
     }
 }
 
-fn echo(client: &OwnedFd, size: usize) {
+/// To the echo on TCP and back, with no write over 31 KiB to the vsock, as reads of 62 KiB have it in `pf-proxy`.
+fn relay(client: &OwnedFd) {
+    let target = OwnedFd::from(std::net::TcpStream::connect("127.0.0.1:7000").expect("connected"));
+    thread::scope(|scope| {
+        scope.spawn(|| carry(client, &target, 62 * 1024));
+        carry(&target, client, 31 * 1024);
+    });
+}
+
+fn carry(from: &OwnedFd, to: &OwnedFd, size: usize) {
     let mut buffer = vec![0; size];
-    while let Ok((count @ 1.., _)) = recv(client, &mut buffer[..], RecvFlags::empty()) {
+    while let Ok((count @ 1.., _)) = recv(from, &mut buffer[..], RecvFlags::empty()) {
         let mut left = &buffer[..count];
         while !left.is_empty() {
-            let Ok(sent) = send(client, left, SendFlags::NOSIGNAL) else { return };
+            let Ok(sent) = send(to, left, SendFlags::NOSIGNAL) else { return };
             left = &left[sent..];
         }
     }
-    let _ = shutdown(client, Shutdown::Write);
+    let _ = shutdown(to, Shutdown::Write);
 }
