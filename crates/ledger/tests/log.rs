@@ -218,3 +218,16 @@ fn a_tree_above_a_level_knows_what_it_keeps() {
         }
     }
 }
+
+#[test]
+fn a_tree_goes_on_where_its_frontier_does() {
+    for base in [0, 3] {
+        let (mut tree, mut frontier) = (Tree::above(base), Frontier::new());
+        assert_eq!(tree.frontier(), frontier);
+        for entry in entries(100) {
+            tree.push(leaf_hash(&entry));
+            frontier.push(leaf_hash(&entry));
+            assert_eq!(tree.frontier(), frontier, "base {base}");
+        }
+    }
+}

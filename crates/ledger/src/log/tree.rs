@@ -93,6 +93,17 @@ impl Tree {
         }
     }
 
+    /// What is needed to append to the log, which the tree knows too.
+    pub fn frontier(&self) -> Frontier {
+        let (mut roots, mut start) = (Vec::new(), 0);
+        for level in (self.base..64).rev().filter(|level| self.size >> level & 1 == 1) {
+            roots.extend(self.node(level, start >> level));
+            start += 1 << level;
+        }
+        roots.extend(&self.rest.roots);
+        Frontier { size: self.size, roots }
+    }
+
     /// The hash of a complete subtree; `None` if it is below the base, or not complete.
     pub fn node(&self, level: u8, index: u64) -> Option<Hash> {
         let nodes = self.levels.get(usize::from(level.checked_sub(self.base)?))?;
