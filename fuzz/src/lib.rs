@@ -1,5 +1,7 @@
 //! A build whose application is the fuzzer's: everything from the file that was given to the image that is written.
 
+#![cfg(feature = "rbuilds")]
+
 use std::{fs, path::Path};
 
 use manifest::Manifest;
