@@ -116,8 +116,17 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_end_the_reader(bytes in prop::collection::vec(any::<u8>(), ANCHOR_BYTES)) {
-            prop_assert_eq!(Anchor::decode(&bytes), None);
+        fn what_is_read_is_written_again(tag in 0..4, rest in prop::collection::vec(any::<u8>(), 0..90)) {
+            // Mostly of the right beginning and length, where there is something to read.
+            let mut bytes = if tag == 0 { Vec::new() } else { TAG.to_vec() };
+            bytes.extend(&rest);
+            if tag > 1 {
+                bytes.resize(ANCHOR_BYTES, 7);
+            }
+            match Anchor::decode(&bytes) {
+                Some(anchor) => prop_assert_eq!(anchor.encode(), bytes),
+                None => prop_assert!(tag < 2 || rest.starts_with(&[0; 8])),
+            }
         }
     }
 }

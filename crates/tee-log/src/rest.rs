@@ -12,20 +12,24 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tokio::sync::Semaphore;
 
 use crate::{
-    Evidence, reply_digest, reply_statement,
+    Evidence, Page, reply_digest, reply_statement,
     store::{Error, Query, Shared},
 };
 
 /// Longest body of a query.
 const MAX_BODY_BYTES: usize = 64 * 1024;
+/// Most searches for content under way. Further ones wait.
+const MAX_SEARCHING: usize = 2;
 /// Bytes of a nonce.
 const NONCE_BYTES: std::ops::RangeInclusive<usize> = 16..=64;
 
 struct Shown {
     log: Shared,
     evidence: Arc<dyn Evidence>,
+    searching: Arc<Semaphore>,
 }
 
 impl fmt::Debug for Shown {
@@ -41,7 +45,7 @@ pub fn router(log: Shared, evidence: Arc<dyn Evidence>) -> Router {
         .route("/tee/agents/{id}", get(agent))
         .route("/tee/logs", post(logs))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .with_state(Arc::new(Shown { log, evidence }))
+        .with_state(Arc::new(Shown { log, evidence, searching: Arc::new(Semaphore::new(MAX_SEARCHING)) }))
 }
 
 #[derive(Deserialize)]
@@ -110,11 +114,26 @@ async fn logs(State(shown): State<Arc<Shown>>, asked: Asked, body: Bytes) -> Res
         end_timestamp: query.end_timestamp,
     };
     let number = |number: i64| u64::try_from(number).unwrap_or(1);
-    match shown.log.query(&query, number(page), number(page_size)) {
+    match find(&shown, query, number(page), number(page_size)).await {
         Ok(page) => reply(&shown, "logs", &page, asked).await,
         Err(error @ Error::TooBroad) => failure(StatusCode::BAD_REQUEST, &error.to_string()),
         Err(_) => failure(StatusCode::INTERNAL_SERVER_ERROR, "Failed to get TEE logs"),
     }
+}
+
+/// Not on the thread that answers others: a search reads up to [`MAX_SEARCHED`](crate::store::MAX_SEARCHED) entries, a few at once.
+async fn find(shown: &Shown, query: Query, page: u64, page_size: u64) -> Result<Page, Error> {
+    let permit = match query.contains_content.is_empty() {
+        true => None,
+        false => Some(shown.searching.clone().acquire_owned().await.expect("the semaphore is never closed")),
+    };
+    let log = shown.log.clone();
+    let found = tokio::task::spawn_blocking(move || {
+        // Held by the thread, which goes on when who asked has gone.
+        let _permit = permit;
+        log.query(&query, page, page_size)
+    });
+    found.await.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))
 }
 
 /// The value under its name, byte by byte what is attested; a document if the caller brought a nonce; the log's signature.

@@ -3,7 +3,11 @@
 //! Twenty-four bytes of each entry are in memory, so a query reads the entries that it shows and no others, unless it looks for content.
 
 mod columns;
+mod error;
+mod load;
+mod query;
 mod sealer;
+mod stored;
 
 use std::{
     path::Path,
@@ -11,22 +15,19 @@ use std::{
 };
 
 use aws_lc_rs::rand;
-use redb::{
-    Database, ReadOnlyTable, ReadableDatabase as _, ReadableTable as _, TableDefinition,
-    backends::InMemoryBackend,
-};
+use redb::{Database, TableDefinition, backends::InMemoryBackend};
 
-pub use self::sealer::Key;
 use self::{columns::Columns, sealer::Sealer};
+pub use self::{
+    error::Error,
+    query::{MAX_PAGE_SIZE, MAX_SEARCHED, Query},
+    sealer::Key,
+};
 use crate::{
-    Agent, Broken, CLOSED, Entry, EntryError, MAX_NAME_BYTES, OPENED, Page, Position, PublicKey, RESERVED,
-    Row, SignedEntry, SigningKey, Verifier, json::uuid, key_statement, legacy,
+    Agent, CLOSED, Entry, EntryError, MAX_NAME_BYTES, OPENED, Position, PublicKey, RESERVED, SignedEntry,
+    SigningKey, json::uuid, key_statement, legacy,
 };
 
-/// Most entries of one page.
-pub const MAX_PAGE_SIZE: u64 = 1000;
-/// Most entries that are read to look for content.
-pub const MAX_SEARCHED: usize = 50_000;
 /// Most entries of a log: what is searched by stays below 100 MB.
 pub const MAX_ENTRIES: u64 = 4_000_000;
 /// Most agents of one log, over all starts.
@@ -48,63 +49,6 @@ pub struct Deed {
     pub kind: String,
     /// What exactly.
     pub content: String,
-}
-
-/// What is looked for. All that is said has to hold; what is empty or absent holds for every entry.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Query {
-    /// Whose.
-    pub agent_id: String,
-    /// Where.
-    pub room_id: String,
-    /// With whom.
-    pub user_id: String,
-    /// What kind.
-    pub kind: String,
-    /// A part of the content.
-    pub contains_content: String,
-    /// Not before this time, in milliseconds since 1970.
-    pub start_timestamp: Option<u64>,
-    /// Not after this time.
-    pub end_timestamp: Option<u64>,
-}
-
-/// Why the log does not do what was asked.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// The storage failed.
-    #[error("the log's storage")]
-    Storage(#[source] Box<redb::Error>),
-    /// What is stored cannot be opened with this key, or was changed.
-    #[error("{what} {number} cannot be opened: another key, or changed")]
-    Sealed {
-        /// `entry` or `agent`.
-        what: &'static str,
-        /// Its number.
-        number: u64,
-    },
-    /// What is stored is no chain.
-    #[error("the stored log is broken")]
-    Broken(#[from] Broken),
-    /// What was asked for, or is stored, is beyond a limit or malformed.
-    #[error(transparent)]
-    Entry(#[from] EntryError),
-    /// Types that begin with [`RESERVED`] are the log's own.
-    #[error("types that begin with {RESERVED:?} are the log's own")]
-    Reserved,
-    /// No more fits.
-    #[error("the log is full")]
-    Full,
-    /// The log has been closed, or no agent is there yet.
-    #[error("the log is not open: register an agent first")]
-    NotOpen,
-    /// Content is looked for in too many entries.
-    #[error("content is looked for in at most {MAX_SEARCHED} entries: narrow the query")]
-    TooBroad,
-    /// No random bytes.
-    #[error("no random bytes")]
-    Random,
 }
 
 /// A log, and the key of this start of the program.
@@ -158,7 +102,7 @@ impl TeeLog {
         write.open_table(ENTRIES).map_err(Error::storage)?;
         write.open_table(AGENTS).map_err(Error::storage)?;
         write.commit().map_err(Error::storage)?;
-        let state = load(&database, &sealer)?;
+        let state = load::load(&database, &sealer)?;
         let signer = SigningKey::generate().ok_or(Error::Random)?;
         Ok(Self {
             database,
@@ -321,7 +265,7 @@ impl TeeLog {
         for signed in entries {
             let sequence = signed.entry.after.sequence;
             let legacy = self.legacy_signatures.then(|| legacy::sign(&signed.entry, &self.signer)).flatten();
-            let stored = stored(signed, &legacy.unwrap_or_default());
+            let stored = stored::encode(signed, &legacy.unwrap_or_default());
             let sealed = self.sealer.seal("entry", sequence, &stored).ok_or(Error::Random)?;
             table.insert(sequence, &*sealed).map_err(Error::storage)?;
         }
@@ -337,53 +281,6 @@ impl TeeLog {
     pub fn agent(&self, agent_id: &str) -> Option<Agent> {
         self.state().agents.iter().rev().find(|agent| agent.agent_id == agent_id).cloned()
     }
-
-    /// A page of the entries that a query finds, oldest first.
-    ///
-    /// # Errors
-    /// [`Error`].
-    pub fn query(&self, query: &Query, page: u64, page_size: u64) -> Result<Page, Error> {
-        let (page, page_size) = (page.max(1), page_size.clamp(1, MAX_PAGE_SIZE));
-        let skip = (page - 1).saturating_mul(page_size);
-        let read = self.database.begin_read().map_err(Error::storage)?;
-        let table = read.open_table(ENTRIES).map_err(Error::storage)?;
-        let (total, found) = if query.contains_content.is_empty() {
-            self.state().columns.find(query, skip, page_size)
-        } else {
-            self.search(&table, query, skip, page_size)?
-        };
-        let data = found.into_iter().map(|number| Ok(self.read(&table, number)?.row()));
-        Ok(Page { page, page_size, total, data: data.collect::<Result<_, Error>>()? })
-    }
-
-    /// Looks into the entries that the rest of the query finds.
-    fn search(
-        &self,
-        table: &ReadOnlyTable<u64, &[u8]>,
-        query: &Query,
-        skip: u64,
-        most: u64,
-    ) -> Result<(u64, Vec<u64>), Error> {
-        let (total, candidates) = self.state().columns.find(query, 0, MAX_SEARCHED as u64);
-        if total > candidates.len() as u64 {
-            return Err(Error::TooBroad);
-        }
-        let mut hits = Vec::new();
-        for number in candidates {
-            if self.read(table, number)?.signed.entry.content.contains(&query.contains_content) {
-                hits.push(number);
-            }
-        }
-        let total = hits.len() as u64;
-        let shown = hits.into_iter().skip(usize::try_from(skip).unwrap_or(usize::MAX));
-        Ok((total, shown.take(usize::try_from(most).unwrap_or(usize::MAX)).collect()))
-    }
-
-    fn read(&self, table: &ReadOnlyTable<u64, &[u8]>, number: u64) -> Result<Stored, Error> {
-        let sealed =
-            table.get(number).map_err(Error::storage)?.ok_or(Error::Sealed { what: "entry", number })?;
-        open(&self.sealer, number, sealed.value())
-    }
 }
 
 impl State {
@@ -393,71 +290,6 @@ impl State {
             self.position = signed.position();
         }
     }
-}
-
-impl Error {
-    fn storage(error: impl Into<redb::Error>) -> Self {
-        Self::Storage(Box::new(error.into()))
-    }
-}
-
-/// Reads everything, and follows the chain.
-fn load(database: &Database, sealer: &Sealer) -> Result<State, Error> {
-    let read = database.begin_read().map_err(Error::storage)?;
-    let mut state = State {
-        position: Position::default(),
-        columns: Columns::default(),
-        agents: Vec::new(),
-        stage: Stage::New,
-    };
-    let mut verifier = Verifier::default();
-    for row in read.open_table(ENTRIES).map_err(Error::storage)?.iter().map_err(Error::storage)? {
-        let (number, sealed) = row.map_err(Error::storage)?;
-        let Stored { signed, .. } = open(sealer, number.value(), sealed.value())?;
-        verifier.push(&signed)?;
-        state.columns.push(&signed.entry);
-    }
-    state.position = verifier.position();
-    for row in read.open_table(AGENTS).map_err(Error::storage)?.iter().map_err(Error::storage)? {
-        let (number, sealed) = row.map_err(Error::storage)?;
-        let changed = || Error::Sealed { what: "agent", number: number.value() };
-        let json = sealer.open("agent", number.value(), sealed.value()).ok_or_else(changed)?;
-        state.agents.push(serde_json::from_slice(&json).map_err(|_| changed())?);
-    }
-    Ok(state)
-}
-
-/// An entry as it is kept.
-struct Stored {
-    signed: SignedEntry,
-    /// Empty where there is none.
-    legacy: Vec<u8>,
-}
-
-impl Stored {
-    fn row(&self) -> Row {
-        let row = Row::from(&self.signed);
-        if self.legacy.is_empty() { row } else { row.with_legacy_signature(&self.legacy) }
-    }
-}
-
-/// Both signatures, each after its length, and the entry.
-fn stored(signed: &SignedEntry, legacy: &[u8]) -> Vec<u8> {
-    let length = |der: &[u8]| u8::try_from(der.len()).expect("a signature in DER has at most 72 bytes");
-    let entry = signed.entry.encode();
-    [&[length(&signed.signature)], &*signed.signature, &[length(legacy)], legacy, &*entry].concat()
-}
-
-fn open(sealer: &Sealer, number: u64, sealed: &[u8]) -> Result<Stored, Error> {
-    let changed = || Error::Sealed { what: "entry", number };
-    let bytes = sealer.open("entry", number, sealed).ok_or_else(changed)?;
-    let part = |bytes: &[u8]| {
-        let (length, rest) = bytes.split_first()?;
-        rest.split_at_checked(usize::from(*length)).map(|(part, rest)| (part.to_vec(), rest.to_vec()))
-    };
-    let (signature, rest) = part(&bytes).ok_or_else(changed)?;
-    let (legacy, entry) = part(&rest).ok_or_else(changed)?;
-    Ok(Stored { signed: SignedEntry { entry: Entry::decode(&entry)?, signature }, legacy })
 }
 
 /// A random UUID (RFC 9562, version 4).
