@@ -34,7 +34,7 @@ agent-image: build
 agent-clients:
 	@tools/agent-clients
 
-python-image:
+python-image: build
 	@tools/images python
 
 kernel:
