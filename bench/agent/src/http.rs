@@ -168,7 +168,7 @@ fn enclave(folder: &std::path::Path, api: &std::path::Path) -> Result {
     on_a_thread(async move |ready| {
         let server = ra_web_srv::Server::bind(config, Arc::new(module)).await?;
         ready.send(())?;
-        server.run(std::future::pending()).await;
+        server.run(std::future::pending()).await?;
         Ok(())
     })
 }

@@ -120,7 +120,9 @@ fn count_and_page(database: &Connection, condition: &str, page: u64) -> Result<u
         (page - 1) * 10
     );
     let mut statement = database.prepare_cached(&sql)?;
-    let contents = statement.query_map([], |row| row.get::<_, String>(5))?.collect::<std::result::Result<Vec<_>, _>>()?;
+    let contents = statement
+        .query_map([], |row| row.get::<_, String>(5))?
+        .collect::<std::result::Result<Vec<_>, _>>()?;
     std::hint::black_box(contents);
     Ok(u64::try_from(total)?)
 }
