@@ -30,6 +30,11 @@ port = 81
 target = 8081
 client_address = "proxy_protocol"
 [[publish]]
+port = 82
+target = 8082
+client_address = "source"
+max_per_source = 1
+[[publish]]
 port = 443
 sni = "shop.test"
 target = 8443
@@ -39,7 +44,7 @@ sni = "*.shop.test"
 target = 9443
 "#;
 
-/// Says on 8080 whom it sees, on 8081 what comes first, on 8443 and 9443 which of them it is.
+/// Says on 8080 whom it sees, on 8081 what comes first, lets who is in on 8082 stay, and says on 8443 and 9443 which of them it is.
 const SERVER: &str = r#"
 import socket, ssl, threading
 def serve(address, port, answer):
@@ -70,6 +75,10 @@ def tls(name):
 serve("127.0.0.1", 8081, header)
 serve("127.0.0.1", 8443, tls(b"the shop"))
 serve("127.0.0.1", 9443, tls(b"below the shop"))
+def stay(client, _):
+    client.sendall(b"in")
+    client.recv(1)
+serve("::", 8082, stay)
 serve("::", 8080, lambda client, peer: client.sendall(f"{peer[0]} {peer[1]}".encode()))
 "#;
 
@@ -94,6 +103,14 @@ print("IPv6:", seen.replace(f" {port}", " and port"))
 print("from here:", ask("127.0.0.1", "127.0.0.1", 8080)[0].split()[0])
 seen, port = ask("192.0.2.77", "192.0.2.10", 81)
 print("header:", seen.replace(f"{port:04x}0051", " ports"))
+def enter(source):
+    client = socket.create_connection(("192.0.2.10", 82), timeout=60, source_address=(source, 0))
+    try:
+        return client, client.recv(2).decode()
+    except ConnectionResetError:
+        return client, ""
+first, second, other = enter("192.0.2.77"), enter("192.0.2.77"), enter("192.0.2.10")
+print("one of each:", [seen for _, seen in (first, second, other)])
 for name in ["shop.test", "SHOP.test", "a.b.shop.test"]:
     print(f"{name}:", ask("192.0.2.77", "192.0.2.10", 443, name)[0])
 try:
@@ -107,7 +124,7 @@ ip link set lo up
 for address in 192.0.2.10/32 192.0.2.77/32; do ip addr add $address dev lo; done
 for address in 2001:db8::10/128 2001:db8::77/128; do ip addr add $address dev lo nodad; done
 "$@" --detach --publish 192.0.2.10:8080:8080 --publish "[2001:db8::10]:8080:8080" --publish 127.0.0.1:8080:8080 \
-    --publish 192.0.2.10:81:81 --publish 192.0.2.10:443:443
+    --publish 192.0.2.10:81:81 --publish 192.0.2.10:82:82 --publish 192.0.2.10:443:443
 python3 clients.py
 "$1" stop published
 "#;
@@ -154,6 +171,7 @@ fn applications_share_a_port_and_know_their_clients(bed: &Bed) {
         "IPv6: 2001:db8::77 and port",
         "from here: ::ffff:192.0.0.8",
         &header,
+        "one of each: ['in', '', 'in']",
         "shop.test: the shop",
         "SHOP.test: the shop",
         "a.b.shop.test: below the shop",
