@@ -16,6 +16,10 @@ use crate::state::{Digests, Unread};
 /// Bytes read at a time: few enough to be in the processor's own cache when they are hashed.
 const BUFFER_BYTES: usize = 64 * 1024;
 
+/// What the buffer's beginning is a multiple of. Allocators like to begin 16 bytes behind a page, and there the kernel copies at a
+/// third of its speed.
+const PAGE_BYTES: usize = 4096;
+
 /// Files smaller than this are read to their end without looking for holes.
 const SPARSE_FROM_BYTES: u64 = 1024 * 1024;
 
@@ -80,7 +84,9 @@ impl Hasher {
 #[derive(Debug)]
 pub struct Reader {
     set: DigestSet,
-    buffer: Vec<u8>,
+    memory: Vec<u8>,
+    /// Where in `memory` the buffer begins.
+    start: usize,
     /// Most bytes of holes that are hashed in one file.
     max_hole_bytes: u64,
 }
@@ -88,7 +94,13 @@ pub struct Reader {
 impl Reader {
     /// A reader for these digests.
     pub fn new(set: DigestSet) -> Self {
-        Self { set, buffer: vec![0; BUFFER_BYTES], max_hole_bytes: MAX_HOLE_BYTES }
+        let memory = vec![0; BUFFER_BYTES + PAGE_BYTES];
+        let start = memory.as_ptr().align_offset(PAGE_BYTES).min(PAGE_BYTES);
+        Self { set, memory, start, max_hole_bytes: MAX_HOLE_BYTES }
+    }
+
+    fn buffer(&mut self) -> &mut [u8] {
+        self.memory.get_mut(self.start..).and_then(|rest| rest.get_mut(..BUFFER_BYTES)).unwrap_or_default()
     }
 
     /// The digests that it computes.
@@ -117,11 +129,12 @@ impl Reader {
     fn read_all(&mut self, file: BorrowedFd<'_>, size: u64, hasher: &mut Hasher) -> Result<(), Unread> {
         let mut total: u64 = 0;
         loop {
-            let count = read(file, &mut self.buffer)?;
+            let buffer = self.buffer();
+            let count = read(file, buffer)?;
             if count == 0 || total > size {
                 return Ok(());
             }
-            hasher.update(self.buffer.get(..count).unwrap_or_default());
+            hasher.update(buffer.get(..count).unwrap_or_default());
             total = total.saturating_add(count as u64);
             // The end of a file that did not grow needs no further read, unless it is one that says no size.
             if total == size {
@@ -163,22 +176,24 @@ impl Reader {
         hasher: &mut Hasher,
     ) -> Result<u64, Unread> {
         while at < end {
-            let wanted = usize::try_from(end - at).unwrap_or(usize::MAX).min(self.buffer.len());
-            let count = read(file, self.buffer.get_mut(..wanted).unwrap_or_default())?;
+            let wanted = usize::try_from(end - at).unwrap_or(usize::MAX).min(BUFFER_BYTES);
+            let buffer = self.buffer();
+            let count = read(file, buffer.get_mut(..wanted).unwrap_or_default())?;
             if count == 0 {
                 return Err(Unread::Moving);
             }
-            hasher.update(self.buffer.get(..count).unwrap_or_default());
+            hasher.update(buffer.get(..count).unwrap_or_default());
             at = at.saturating_add(count as u64);
         }
         Ok(at)
     }
 
     fn zeros(&mut self, mut count: u64, hasher: &mut Hasher) {
-        self.buffer.fill(0);
+        let zeros = self.buffer();
+        zeros.fill(0);
         while count > 0 {
-            let wanted = usize::try_from(count).unwrap_or(usize::MAX).min(self.buffer.len());
-            hasher.update(self.buffer.get(..wanted).unwrap_or_default());
+            let wanted = usize::try_from(count).unwrap_or(usize::MAX).min(zeros.len());
+            hasher.update(zeros.get(..wanted).unwrap_or_default());
             count = count.saturating_sub(wanted as u64);
         }
     }
@@ -234,6 +249,14 @@ mod tests {
         );
         assert!(hex::encode(*digests.sha3_512.unwrap()).starts_with("b751850b1a57168a5693cd924b6b096e"));
         assert_eq!(digests.blake3, *blake3::hash(b"abc").as_bytes());
+    }
+
+    /// Files read to 16 bytes behind a page's beginning took three times as long.
+    #[test]
+    fn the_buffer_begins_at_a_page() {
+        let mut reader = Reader::new(DigestSet::default());
+        let buffer = reader.buffer();
+        assert_eq!((buffer.as_ptr().addr() % PAGE_BYTES, buffer.len()), (0, BUFFER_BYTES));
     }
 
     #[test]

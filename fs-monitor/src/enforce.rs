@@ -17,7 +17,7 @@ use std::{
         mpsc::{Receiver, Sender, channel},
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use manifest::Denied;
@@ -86,8 +86,8 @@ struct Shared {
     stop: AtomicBool,
     monitor: Handle,
     deny: DenyList,
-    /// What was recorded lately.
     known: Mutex<Known>,
+    started: Instant,
 }
 
 impl Enforcer {
@@ -108,7 +108,8 @@ impl Enforcer {
         }
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let stop = AtomicBool::new(false);
-        let shared = Arc::new(Shared { group, wake, stop, monitor, deny, known: Mutex::default() });
+        let (known, started) = (Mutex::default(), Instant::now());
+        let shared = Arc::new(Shared { group, wake, stop, monitor, deny, known, started });
         let mut enforcer = Self { shared, threads: Vec::new() };
         // An error drops what was started, which lets everybody go on.
         enforcer.begin(threads.max(1))?;
@@ -142,8 +143,28 @@ impl Drop for Enforcer {
     }
 }
 
-/// By path: a state that was recorded, and whether it may be opened.
-type Known = HashMap<Box<[u8]>, (Stamp, bool)>;
+/// How much less than before the clock may lead one that never jumps, before it counts as set back: reading both takes time.
+const CLOCK_SLACK_NS: i128 = 1_000_000;
+
+/// What was recorded lately.
+#[derive(Debug, Default)]
+struct Known {
+    /// By path: a state that was recorded, and whether it may be opened.
+    states: HashMap<Box<[u8]>, (Stamp, bool)>,
+    /// By how many nanoseconds the clock led one that never jumps.
+    lead: Option<i128>,
+}
+
+impl Known {
+    /// Has to be called before anything is believed. When a clock is set back, a state can come to have the change time of another one
+    /// before it, so nothing is known any more.
+    fn look_at_clock(&mut self, now: u64, elapsed: Duration) {
+        let lead = i128::from(now).saturating_sub(i128::try_from(elapsed.as_nanos()).unwrap_or(i128::MAX));
+        if self.lead.replace(lead).is_some_and(|before| lead < before.saturating_sub(CLOCK_SLACK_NS)) {
+            self.states.clear();
+        }
+    }
+}
 
 /// An opening that depends on the content, and the path of the file.
 type Question = (Held, Box<[u8]>);
@@ -195,8 +216,9 @@ impl Shared {
         if Kind::of(&stat) != Kind::File {
             return Verdict::Answer(true);
         }
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        match known.get(&path) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.look_at_clock(now(), self.started.elapsed());
+        match known.states.get(&path) {
             Some((stamp, allowed)) if *stamp == Stamp::of(&stat) => Verdict::Answer(*allowed),
             _ => Verdict::Look(path),
         }
@@ -262,10 +284,10 @@ impl Shared {
             return;
         }
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= MAX_KNOWN {
-            known.clear();
+        if known.states.len() >= MAX_KNOWN {
+            known.states.clear();
         }
-        known.insert(path.into(), (stamp, allow));
+        known.states.insert(path.into(), (stamp, allow));
     }
 }
 
@@ -334,6 +356,27 @@ mod tests {
     fn mount_points_with_spaces_are_read() {
         assert_eq!(unescape(b"/a\\040b\\134c"), b"/a b\\c");
         assert_eq!(unescape(b"/a\\9"), b"/a\\9");
+    }
+
+    #[test]
+    fn what_is_known_is_forgotten_when_the_clock_is_set_back() {
+        let file = std::fs::File::open("/proc/self/exe").unwrap();
+        let stamp = Stamp::of(&look_at(file.as_fd()).unwrap());
+        let mut known = Known::default();
+        let (start, second) = (1 << 60, Duration::from_secs(1));
+        known.look_at_clock(start, second);
+        known.states.insert((*b"/a").into(), (stamp, true));
+        // It goes on, jumps forward, and comes a little late.
+        for (now, elapsed) in [
+            (start + 1_000_000_000, 2 * second),
+            (start << 1, 3 * second),
+            ((start << 1) - 500_000, 3 * second),
+        ] {
+            known.look_at_clock(now, elapsed);
+            assert_eq!(known.states.len(), 1);
+        }
+        known.look_at_clock((start << 1) + 500_000_000, 4 * second);
+        assert!(known.states.is_empty());
     }
 
     #[test]

@@ -77,6 +77,8 @@ pub struct Settings {
     pub threads: usize,
     /// Most directories watched, whatever the kernel allows.
     pub max_watches: usize,
+    /// Nanoseconds since 1970 for the ledger: [`now`], but in tests. Nothing is decided by it.
+    pub clock: fn() -> u64,
 }
 
 /// Why the monitor cannot begin or go on.
@@ -150,6 +152,7 @@ pub(crate) struct Shared {
     watcher: Watcher,
     ledger: Arc<Ledger>,
     digests: DigestSet,
+    clock: fn() -> u64,
     queue: Mutex<Queue>,
     /// A path became due, or there is another reason to look.
     due: Condvar,
@@ -183,6 +186,7 @@ impl Monitor {
             watcher: Watcher::new(settings.max_watches)?,
             ledger,
             digests: settings.digests,
+            clock: settings.clock,
             queue: Mutex::default(),
             due: Condvar::new(),
             recorded: Condvar::new(),
@@ -427,7 +431,7 @@ impl Shared {
         let last = self.ledger.entries(self.ledger.size().saturating_sub(1), 1)?;
         let since = last.first().map_or(0, |(_, entry)| entry.time);
         let gap = Gap { reason, since, detail: detail.to_owned() };
-        self.ledger.append(now(), vec![Event::Gap(gap)])?;
+        self.ledger.append((self.clock)(), vec![Event::Gap(gap)])?;
         Ok(())
     }
 

@@ -33,6 +33,8 @@ const CURSOR_FILE: &str = "nats";
 const BATCH: usize = 256;
 /// How long a server is given for anything.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// Failures in a row that nobody has to be told of: an enclave opens its way out after the monitor is ready.
+const QUIET_FAILURES: u32 = 2;
 /// From one try to the next: the first time, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
@@ -94,12 +96,17 @@ impl Sink {
 
     /// Sends without end.
     pub(crate) async fn run(mut self) {
-        let mut pause = PAUSES.0;
+        let (mut pause, mut failures) = (PAUSES.0, 0_u32);
         loop {
             let before = self.next;
             let Err(error) = self.session().await;
             let why = error.to_string();
-            tracing::warn!(why, next = self.next, "events wait to be sent to NATS");
+            failures = if self.next > before { 1 } else { failures.saturating_add(1) };
+            if failures > QUIET_FAILURES {
+                tracing::warn!(why, next = self.next, "events wait to be sent to NATS");
+            } else {
+                tracing::debug!(why, next = self.next, "no connection to NATS yet");
+            }
             self.sent.lock().1 = Some(why);
             pause = if self.next > before { PAUSES.0 } else { (pause * 2).min(PAUSES.1) };
             tokio::time::sleep(pause).await;
@@ -108,6 +115,7 @@ impl Sink {
 
     async fn session(&mut self) -> Result<std::convert::Infallible, Failure> {
         let server = self.connect().await?;
+        tracing::info!(next = self.next, "events go to NATS");
         loop {
             self.grown.borrow_and_update();
             while self.send_some(&server).await? {}

@@ -180,6 +180,7 @@ impl RunArgs {
             sweep: (!sweep.is_zero()).then_some(sweep),
             threads: default_threads(),
             max_watches: self.max_watches,
+            clock: now,
         })
     }
 }

@@ -201,11 +201,12 @@ pub(crate) fn is_within(path: &[u8], root: &[u8]) -> bool {
     root == b"/" || path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
 }
 
-/// `/`, or `/a/b`: one spelling for one place.
+/// `/`, or `/a/b`: one spelling for one place. What is longer than a file that is recorded can be asked of all the same, as long as
+/// the ledger has a place for it.
 pub(crate) fn is_plain_path(path: &[u8]) -> bool {
     let Some(below) = path.strip_prefix(b"/") else { return false };
     let plain = |part: &[u8]| !matches!(part, b"" | b"." | b"..") && !part.contains(&0);
-    path.len() <= MAX_PATH_BYTES && (below.is_empty() || below.split(|byte| *byte == b'/').all(plain))
+    path.len() <= ledger::MAX_PATH_BYTES && (below.is_empty() || below.split(|byte| *byte == b'/').all(plain))
 }
 
 /// A path for people, and unambiguous: `%` and whatever is not printable text are `%HH`.
@@ -251,7 +252,9 @@ mod tests {
         for bad in [b"".as_slice(), b"a", b"/a/", b"//a", b"/a/../b", b"/.", b"/a\0"] {
             assert!(!is_plain_path(bad));
         }
-        assert!(!is_plain_path(&[b"/".as_slice(), &[b'a'; MAX_PATH_BYTES]].concat()));
+        let long = |bytes: usize| [b"/".as_slice(), &vec![b'a'; bytes - 1]].concat();
+        assert!(is_plain_path(&long(ledger::MAX_PATH_BYTES)));
+        assert!(!is_plain_path(&long(ledger::MAX_PATH_BYTES + 1)));
     }
 
     #[test]

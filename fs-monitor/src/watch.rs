@@ -280,6 +280,10 @@ impl Table {
         };
         if watched.names.as_ref().is_none_or(|names| names.contains(name)) {
             changes.push(change(flags, join(&watched.path, name)));
+            // How it looks in the listing above may have been seen before it was changed back.
+            if flags.contains(ReadFlags::ISDIR | ReadFlags::ATTRIB) {
+                changes.push(Change::Settled(watched.path.clone()));
+            }
         }
     }
 }

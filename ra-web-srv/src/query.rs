@@ -10,8 +10,8 @@ use std::ops::RangeInclusive;
 
 use crate::error::ApiError;
 
-/// Longest path of a file, in bytes.
-pub(crate) const MAX_PATH_BYTES: usize = 4096;
+/// Longest path of a file, in bytes: what the ledger has a place for.
+pub(crate) const MAX_PATH_BYTES: usize = ledger::MAX_PATH_BYTES;
 
 /// The parameters of one request, in the order in which they came.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -164,6 +164,7 @@ mod tests {
             assert_eq!(path(spelt).unwrap(), spelt);
         }
         let long = [b"/".as_slice(), &[b'a'; MAX_PATH_BYTES]].concat();
+        assert_eq!(path(&long[..MAX_PATH_BYTES]).unwrap().len(), MAX_PATH_BYTES);
         for spelt in [
             &b""[..],
             b"app",

@@ -1,5 +1,7 @@
 //! The parameters of a request, read strictly: known names, each once, and values of any bytes.
 
+use ledger::MAX_PATH_BYTES;
+
 use super::error::ApiError;
 use crate::tree::is_plain_path;
 
@@ -8,7 +10,7 @@ pub(super) const MAX_AT_ONCE: u64 = 1000;
 /// Entries of one answer, unless it is said.
 const AT_ONCE: u64 = 100;
 /// Longest query: the longest path, percent-encoded, and room for the others.
-const MAX_QUERY_BYTES: usize = 3 * 4096 + 256;
+const MAX_QUERY_BYTES: usize = 3 * MAX_PATH_BYTES + 256;
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Parameters(Vec<(&'static str, Vec<u8>)>);
@@ -44,9 +46,9 @@ impl Parameters {
     pub(super) fn path(&self) -> Result<Vec<u8>, ApiError> {
         let path = self.value("path").filter(|path| is_plain_path(path));
         path.map(<[u8]>::to_vec).ok_or_else(|| {
-            let rule =
-                "send path=, absolute, without `.`, `..` and a `/` at its end, its bytes percent-encoded";
-            ApiError::Malformed(rule.to_owned())
+            ApiError::Malformed(format!(
+                "send path=, absolute, without `.`, `..` and a `/` at its end, of at most {MAX_PATH_BYTES} bytes, percent-encoded"
+            ))
         })
     }
 
@@ -128,7 +130,7 @@ mod tests {
         ] {
             assert_eq!(path(bad), None, "{bad}");
         }
-        assert_eq!(path(&format!("path=/{}", "%61".repeat(4094))).unwrap().len(), 4095);
+        assert_eq!(path(&format!("path=/{}", "%61".repeat(4095))).unwrap().len(), 4096);
         assert_eq!(path(&format!("path=/{}", "%61".repeat(4096))), None);
     }
 

@@ -36,6 +36,7 @@ fn settings(base: &Path) -> Settings {
         sweep: None,
         threads: 3,
         max_watches: usize::MAX,
+        clock: now,
     }
 }
 
@@ -58,11 +59,15 @@ fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 impl World {
     /// A monitor over what `prepare` makes in the directory `app`.
     fn new(prepare: impl FnOnce(&Path)) -> Self {
+        Self::with_clock(now, prepare)
+    }
+
+    fn with_clock(clock: fn() -> u64, prepare: impl FnOnce(&Path)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("app")).unwrap();
         prepare(&dir.path().join("app"));
         let ledger = memory();
-        let monitor = start(settings(dir.path()), &ledger).unwrap();
+        let monitor = start(Settings { clock, ..settings(dir.path()) }, &ledger).unwrap();
         Self { dir, ledger, monitor: Some(monitor) }
     }
 

@@ -14,7 +14,7 @@ use ledger::{
     store::{Appended, Event, File},
 };
 
-use super::{MonitorError, Shared, links::Inode, now};
+use super::{MonitorError, Shared, links::Inode};
 use crate::{
     queue::When,
     record::{changes_listing, is_directory},
@@ -112,22 +112,25 @@ impl Group {
         // In the first walk of all each path is found once, and nothing is recorded yet.
         let before = if cause == Cause::Scan { None } else { shared.recorded(&file)? };
         let was_there = before.as_ref().is_some_and(|before| *before != State::Removed);
+        // Whoever lists a directory may see of a file what has passed when the file is looked at, so it is listed again after
+        // every change, recorded or not. While everything is walked, each directory is listed anyway.
+        let is_walk = matches!(cause, Cause::Scan | Cause::Restart);
+        let has_passed = cause == Cause::Event && !is_directory(&state);
+        if has_passed || !is_walk && changes_listing(before.as_ref(), &state) {
+            self.listings.push(split(file.path()).0.into());
+        }
         if before.as_ref() == Some(&state) || (!was_there && state == State::Removed) {
             return Ok(());
         }
         if before.as_ref().is_some_and(is_directory) && !is_directory(&state) {
             self.gone.push(file.path().into());
         }
-        // While everything is walked, each directory is listed anyway.
-        if !matches!(cause, Cause::Scan | Cause::Restart) && changes_listing(before.as_ref(), &state) {
-            self.listings.push(split(file.path()).0.into());
-        }
         match (was_there, state == State::Removed) {
             (false, false) => drop(shared.counters.files.fetch_add(1, Ordering::Relaxed)),
             (true, true) => drop(shared.counters.files.fetch_sub(1, Ordering::Relaxed)),
             _ => {}
         }
-        if !matches!(cause, Cause::Scan | Cause::Restart) {
+        if !is_walk {
             self.others.extend(others);
         }
         self.events.push(Event::File { file, record: Record { cause, state } });
@@ -137,7 +140,7 @@ impl Group {
     fn write(self, shared: &Shared) -> Result<(), MonitorError> {
         if !self.events.is_empty() {
             shared.counters.groups.fetch_add(1, Ordering::Relaxed);
-            let (time, shown) = (now(), shared.shown(&self.events));
+            let (time, shown) = ((shared.clock)(), shared.shown(&self.events));
             let places = shared.ledger.append(time, self.events)?;
             // In this order: who is told that there is more finds it shown.
             shared.show(time, shown, &places);

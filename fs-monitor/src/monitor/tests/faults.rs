@@ -2,6 +2,7 @@
 
 use std::{fs::File, io::Write, os::unix::fs::symlink};
 
+use ledger::Digests;
 use redb::StorageBackend;
 use rustix::fs::{CWD, Mode};
 
@@ -239,4 +240,58 @@ fn a_files_times_may_be_any() {
     }
     let last = world.records(b"/app/x").pop().unwrap();
     assert!(matches!(last.state, State::Present(attributes, _) if attributes.mtime == 5), "{last:?}");
+}
+
+/// The clock is the host's to set. What happened when is then wrong in the ledger; what happened after what is not.
+#[test]
+fn a_clock_that_jumps_changes_times_and_nothing_else() {
+    static TIME: AtomicU64 = AtomicU64::new(1 << 60);
+    let world = World::with_clock(|| TIME.load(Ordering::Relaxed), |_| {});
+    let times = [5, u64::MAX, 0, (1 << 60) + 7, 6];
+    for (round, time) in times.into_iter().enumerate() {
+        TIME.store(time, Ordering::Relaxed);
+        fs::write(world.path("x"), round.to_string()).unwrap();
+        world.wait_for("x", Some(round.to_string().as_bytes()));
+    }
+    world.wait_for_truth();
+    // A gap while the clock is behind what was recorded says since when, whatever that is.
+    world.shared().append_gap(GapReason::Overflow, "").unwrap();
+    let anchor = ledger::Anchor::new(world.ledger.checkpoint(), &world.ledger.vrf_key()).unwrap();
+    let proof = world.ledger.prove_history(b"/app/x", None).unwrap();
+    let history = anchor.verify_history(b"/app/x", &proof).unwrap();
+    assert!(history.windows(2).all(|pair| pair[0].index < pair[1].index));
+    let digest = |state: &State| match state {
+        State::Present(_, Content::File { digests, .. }) => digests.of(Algorithm::Blake3).map(<[u8]>::to_vec),
+        _ => None,
+    };
+    // What was seen of a file between its making and its writing is left out.
+    let found: Vec<_> = (0..times.len())
+        .map(|round| {
+            let wanted = Some(blake3::hash(round.to_string().as_bytes()).as_bytes().to_vec());
+            history.iter().find(|seen| digest(&seen.record.state) == wanted).unwrap().time
+        })
+        .collect();
+    assert_eq!(found, times);
+    let proof = world.ledger.prove_stream(&StreamName::ledger(), 0, None).unwrap();
+    let gaps = anchor.verify_stream(&StreamName::ledger(), &proof).unwrap();
+    assert!(gaps.is_complete() && gaps.entries.last().is_some_and(|gap| gap.time == 6));
+}
+
+/// A directory may be listed while a file in it is being written. The file then came to be what it had been, which is not
+/// recorded, and the listing that showed something else stayed.
+#[test]
+fn a_listing_of_what_has_passed_is_put_right() {
+    let world = World::new(|app| fs::write(app.join("x"), "1").unwrap());
+    let app = world.shared().ledger.file(b"/app".to_vec()).unwrap();
+    let Some(State::Present(attributes, Content::Directory { entries, .. })) =
+        world.shared().recorded(&app).unwrap()
+    else {
+        panic!("no directory")
+    };
+    let digests = Digests::new().with(Algorithm::Blake3, &[0; 32]);
+    let state = State::Present(attributes, Content::Directory { entries, digests });
+    let passing = Observation { file: app, cause: Cause::Event, state, inode: None, moving: false };
+    world.shared().record(passing).unwrap();
+    fs::write(world.path("x"), "1").unwrap();
+    world.wait_for_truth();
 }
