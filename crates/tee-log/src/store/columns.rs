@@ -124,8 +124,8 @@ mod tests {
             rows in prop::collection::vec((prop::array::uniform4(0_u8..2), 0_u64..2), 0..3 * BLOCK),
             texts in prop::array::uniform4(asked()),
             times in (prop::option::of(0_u64..3000), prop::option::of(0_u64..3000)),
-            skip in 0_u64..2000,
-            most in 0_u64..2000,
+            skip in 0_u16..2000,
+            most in 0_u16..2000,
         ) {
             let mut time = 0;
             let entries: Vec<_> = rows.iter().map(|(names, later)| { time += later; entry(*names, time) }).collect();
@@ -143,9 +143,9 @@ mod tests {
                     && start_timestamp.is_none_or(|start| start <= entry.timestamp)
                     && end_timestamp.is_none_or(|end| entry.timestamp <= end)
             }).map(|(row, _)| row).collect();
-            let (total, found) = columns.find(&query, skip, most);
+            let (total, found) = columns.find(&query, skip.into(), most.into());
             prop_assert_eq!(total, expected.len() as u64);
-            let page: Vec<_> = expected.into_iter().skip(skip as usize).take(most as usize).collect();
+            let page: Vec<_> = expected.into_iter().skip(skip.into()).take(most.into()).collect();
             prop_assert_eq!(found, page);
         }
     }
