@@ -9,6 +9,7 @@ use crate::Page;
 pub const MAX_PAGE_SIZE: u64 = 1000;
 /// Most entries that are read to look for content.
 pub const MAX_SEARCHED: usize = 50_000;
+
 /// What is looked for. All that is said has to hold; what is empty or absent holds for every entry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Query {
