@@ -9,12 +9,13 @@
 
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+mod form;
 #[cfg(test)]
 #[expect(clippy::indexing_slicing, reason = "a vector without the member fails the test")]
 mod tests;
 mod text;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
 pub use text::{Base64, Hex, Name};
 
@@ -60,26 +61,26 @@ pub struct Bundle {
     /// The verifier's nonce, [`NONCE_BYTES`] long.
     pub nonce: Hex,
     /// How the verifier's nonce is in the document's, if others' are too; absent when it is the document's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "form::object", skip_serializing_if = "Option::is_none")]
     pub batch: Option<NoncePath>,
     /// DER SubjectPublicKeyInfo of the server's TLS key.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "form::present", skip_serializing_if = "Option::is_none")]
     pub tls_key: Option<Base64>,
     /// The measured manifest, byte for byte.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "form::present", skip_serializing_if = "Option::is_none")]
     pub manifest: Option<Base64>,
     /// The ledger's baseline, byte for byte (`docs/spec/ledger.md`).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "form::present", skip_serializing_if = "Option::is_none")]
     pub baseline: Option<Base64>,
     /// What the ledger proves, for the checkpoint in the document's binding statement.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "form::objects", skip_serializing_if = "Vec::is_empty")]
     pub proofs: Vec<Proof>,
     /// That the log only grew.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "form::objects", skip_serializing_if = "Vec::is_empty")]
     pub consistency: Vec<Consistency>,
     /// The control channel's entries from the first (`docs/spec/control-trace.md`). Empty is not the same as absent: it
     /// says that there are none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "form::present", skip_serializing_if = "Option::is_none")]
     pub transcript: Option<Vec<Base64>>,
 }
 
@@ -101,7 +102,7 @@ pub struct Proof {
 }
 
 /// What a proof of the ledger proves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ProofKind {
     /// A file's record now, or that there is none.
@@ -229,6 +230,18 @@ fn at_most(what: &'static str, found: usize, limit: usize) -> Result<(), BundleE
         return Err(BundleError::TooLong { what, found, limit });
     }
     Ok(())
+}
+
+impl<'de> Deserialize<'de> for ProofKind {
+    /// A text alone: what is derived takes `{"file": null}`, too.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match String::deserialize(deserializer)?.as_str() {
+            "file" => Ok(Self::File),
+            "history" => Ok(Self::History),
+            "stream" => Ok(Self::Stream),
+            other => Err(de::Error::unknown_variant(other, &["file", "history", "stream"])),
+        }
+    }
 }
 
 impl From<Version> for u64 {

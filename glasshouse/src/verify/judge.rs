@@ -83,8 +83,10 @@ impl Judge<'_> {
         self.verdict.proven = self.origin();
         let manifest = self.manifest();
         self.policy(manifest.as_deref());
+        // What is in PCR16 is, even with a manifest of which this version cannot read every member.
+        let is_watched = manifest.as_deref().is_some_and(has_monitor);
         let manifest = manifest.and_then(|bytes| Measured::from_canonical_json(&bytes).ok());
-        self.ledger(manifest.as_ref());
+        self.ledger(manifest.as_ref(), is_watched);
         self.transcript();
         self.conclude(manifest);
         self.verdict
@@ -217,16 +219,16 @@ impl Judge<'_> {
         }
     }
 
-    fn ledger(&mut self, manifest: Option<&Measured>) {
+    fn ledger(&mut self, manifest: Option<&Measured>, is_watched: bool) {
         let bundle = self.material.bundle.as_ref();
         let known = Known {
             bundle,
             user_data: self.verified.user_data(),
             manifest,
             // Only together with the manifest is it known to be in PCR16.
-            baseline: manifest
-                .filter(|manifest| manifest.monitor.is_some())
-                .and_then(|_| bundle?.baseline.as_ref())
+            baseline: bundle
+                .filter(|_| is_watched)
+                .and_then(|bundle| bundle.baseline.as_ref())
                 .map(|baseline| baseline.0.as_slice()),
         };
         if bundle.is_some() || !self.question.ledger.is_empty() {

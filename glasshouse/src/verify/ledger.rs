@@ -19,7 +19,7 @@ use crate::evidence::Asked;
 use reach::allowed;
 pub(crate) use show::FileClaim;
 use show::claim;
-use watched::watched;
+pub(in crate::verify) use watched::watched;
 
 /// The stream that the way out writes.
 const EGRESS: &str = "egress";

@@ -44,12 +44,7 @@ async function bundles() {
 function forms() {
   const { valid, refused } = vectors("bundle.json");
   for (const { name, bundle } of valid) assert.ok(Glasshouse.decodeBundle(JSON.stringify(bundle)), name);
-  for (const { name, text } of refused) {
-    // Repeated members are not seen by JSON.parse, limits inside parts by what reads them.
-    if (["a member twice", "an unknown kind of proof", "a path that is not absolute", "a stream with the name of a path", "a path with NUL",
-      "a hash of 31 bytes", "a batch with more in it", "an empty document", "an empty proof", "a log that shrinks", "a size that is negative"].includes(name)) continue;
-    assert.throws(() => Glasshouse.decodeBundle(text), undefined, name);
-  }
+  for (const { name, text } of refused) assert.throws(() => Glasshouse.decodeBundle(text), undefined, name);
 }
 
 async function randomness() {
@@ -90,10 +85,7 @@ function connections() {
     const shown = Glasshouse.decodeConnection(Glasshouse.unhex(bytes));
     assert.ok(shown.includes(`:${record.port} `) && (!record.name || shown.includes(record.name)), `${name}: ${shown}`);
   }
-  const forms = ["nothing", "version 2", "no count", "count 0", "protocol 1"];
-  for (const { name, bytes } of refused_records.filter(({ name }) => forms.includes(name))) {
-    assert.throws(() => Glasshouse.decodeConnection(Glasshouse.unhex(bytes)), undefined, name);
-  }
+  for (const { name, bytes } of refused_records) assert.throws(() => Glasshouse.decodeConnection(Glasshouse.unhex(bytes)), undefined, name);
 }
 
 async function transcripts() {

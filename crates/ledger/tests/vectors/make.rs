@@ -413,7 +413,16 @@ fn consistency(small: &Small) -> Value {
     let mut cut = proof(7);
     cut["hashes"].as_array_mut().unwrap().pop();
     cut["holds"] = json!(false);
-    list.extend([forked, cut]);
+    let empty = proof(0)["from_root"].clone();
+    let none = |from_root: &Value, to_root: &Value, holds: bool| json!({ "from": 0, "from_root": from_root, "to": 0, "to_root": to_root, "holds": holds, "hashes": [] });
+    let other = json!(small.root_at(1).to_string());
+    list.extend([
+        forked,
+        cut,
+        none(&empty, &empty, true),
+        none(&empty, &other, false),
+        none(&other, &other, false),
+    ]);
     list.into()
 }
 

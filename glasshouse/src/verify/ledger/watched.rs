@@ -1,42 +1,36 @@
 //! Whether the monitor would have seen a file.
 
-use std::{ffi::OsStr, os::unix::ffi::OsStrExt, path::Path};
-
 use attestation::bundle::Name;
-use ignore::gitignore::GitignoreBuilder;
+use fs_monitor::patterns::Patterns;
 use manifest::{Measured, Monitor};
 
+/// Longest path that a program can name, and that is ever recorded.
+const MAX_WATCHED_BYTES: usize = 4095;
+
 /// What is not watched leaves no record when it appears, so that no record of it says nothing.
-pub(super) fn watched(manifest: Option<&Measured>, path: &Name) -> Result<(), String> {
+pub(in crate::verify) fn watched(manifest: Option<&Measured>, path: &Name) -> Result<(), String> {
     let monitor = manifest.and_then(|manifest| manifest.monitor.as_ref());
     let Some(Monitor { roots, ignore, .. }) = monitor else {
         return Err("no measured manifest that says what is watched".to_owned());
     };
-    let within = |root: &String| {
-        let rest = path.0.strip_prefix(root.trim_end_matches('/').as_bytes());
+    let within = |place: &str| {
+        let rest = path.0.strip_prefix(place.as_bytes());
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
     };
-    if !roots.iter().any(within) {
+    let root = roots.iter().map(|root| root.trim_end_matches('/')).find(|root| within(root));
+    let Some(root) = root.filter(|_| path.0.len() <= MAX_WATCHED_BYTES) else {
         return Err(format!("it is below none of the watched: {}", roots.join(", ")));
-    }
-    let never = |place: &&&str| {
-        path.0.strip_prefix(place.as_bytes()).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
     };
-    if let Some(place) = manifest::NEVER_WATCHED.iter().find(never) {
+    if let Some(place) = manifest::NEVER_WATCHED.iter().find(|place| within(place)) {
         return Err(format!("{place} is never watched"));
     }
-    let mut builder = GitignoreBuilder::new("/");
-    for line in ignore {
-        builder.add_line(None, line).map_err(|error| error.to_string())?;
-    }
-    let patterns = builder.build().map_err(|error| error.to_string())?;
-    let path = Path::new(OsStr::from_bytes(&path.0));
+    let patterns = Patterns::new(ignore).map_err(|error| error.to_string())?;
     // As a directory it could be ignored where it is not as a file.
-    let ignored = [false, true].iter().find_map(|is_dir| {
-        let matched = patterns.matched_path_or_any_parents(path, *is_dir);
-        matched.inner().filter(|_| matched.is_ignore()).map(|pattern| pattern.original().to_owned())
-    });
-    ignored.map_or(Ok(()), |pattern| Err(format!("the manifest has it ignored: {pattern}")))
+    let is_ignored = |is_directory| patterns.ignores_within(root.as_bytes(), &path.0, is_directory);
+    match path.0 != root.as_bytes() && (is_ignored(false) || is_ignored(true)) {
+        true => Err("the manifest has it ignored".to_owned()),
+        false => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -66,6 +60,9 @@ mod tests {
             assert!(is(&some, path).unwrap_err().contains("ignored"), "{path}");
         }
         is(&some, "/app/keep.log").unwrap();
+        // The monitor never looks into an ignored directory, whatever a later pattern says of what is in it.
+        assert!(is(&some, "/app/cache/keep.log").unwrap_err().contains("ignored"));
+        assert!(is(&plain, &format!("/app/{}", "x".repeat(4091))).is_err());
         is(&some, "/app/x.logs").unwrap();
         assert!(watched(None, &Name(b"/app".to_vec())).is_err());
         let mut all = plain;

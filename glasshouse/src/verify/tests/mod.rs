@@ -1,6 +1,7 @@
 //! Verdicts over a whole enclave, good and attacked.
 
 mod attacks;
+mod differential;
 mod scene;
 mod vectors;
 

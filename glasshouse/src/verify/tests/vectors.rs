@@ -270,6 +270,12 @@ fn files(maker: &mut Maker, base: &Value) {
         json!({}),
         json!({ "files": [{ "path": "/app/none", "absent": true }] }),
     );
+    maker.add(
+        "a path of which nobody would have seen anything",
+        Some(16),
+        json!({}),
+        json!({ "files": [{ "path": "/etc/none", "absent": true }] }),
+    );
     maker.add("a file that is not there", Some(16), json!({}), json!({ "files": [{ "path": "/app/none" }] }));
     maker.add(
         "a question without a proof",

@@ -78,7 +78,38 @@ pub(super) fn transcripts(maker: &mut Maker) {
     let more = [all[0].clone(), [all[1].as_slice(), &[0]].concat()];
     add(maker, "an entry with a byte more", Some(17), Some(head(&more)), &more);
     add(maker, "a transcript that no head is attested for", Some(17), None, &all[..3]);
+    let restart = entry(2, Event::Restart);
+    for (name, second) in [
+        ("the end of a session with the status of a program, though it was lost", with(&all[1], &[9, 0])),
+        ("the end of a session with a number of files that is 0", with(&all[1], &[13, 0])),
+        ("a restart with a session", with(&restart, &[7, 1])),
+        ("the end of a session that does not say how", without_last(&all[1])),
+    ] {
+        let entries = [all[0].clone(), second];
+        add(maker, name, Some(17), Some(head(&entries)), &entries);
+    }
     maker.scene.forget_who_entered();
+    let session = [with(&all[0], &[7, 1])];
+    maker.scene.enter(&session[0]);
+    add(
+        maker,
+        "the beginning of a session with another one's number",
+        Some(17),
+        Some(head(&session)),
+        &session,
+    );
+    maker.scene.forget_who_entered();
+}
+
+/// An entry with a key and a value more, behind all others.
+fn with(entry: &[u8], member: &[u8]) -> Vec<u8> {
+    [&[entry[0] + 1], &entry[1..], member].concat()
+}
+
+/// The end of a session without its last member, the word `lost`.
+fn without_last(entry: &[u8]) -> Vec<u8> {
+    let end = entry.len() - "\u{8}xlost".len();
+    [&[entry[0] - 1], &entry[1..end]].concat()
 }
 
 /// A policy that the enclave of the base meets.
