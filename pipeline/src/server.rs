@@ -98,7 +98,7 @@ pub async fn run(
         State::Sealed => tracing::info!("sealed: nobody is admitted"),
         State::Broken(reason) => tracing::error!(reason, "nobody is admitted"),
     }
-    let verbs = TransferVerbs { idle: limits.stall };
+    let verbs = TransferVerbs::new(limits.stall);
     let running = Running::open(&state)
         .inspect_err(|error| tracing::warn!(%error, "if this server is killed, its programs are not"))
         .ok();

@@ -70,7 +70,7 @@ async fn print(world: Arc<World>) {
 
 fn sessions_for_transfers(state: &Path, world: &World) -> Arc<Sessions> {
     let trace = Arc::new(Trace::open(state, world.module.clone()));
-    let verbs = Box::new(TransferVerbs { idle: PATIENCE });
+    let verbs = Box::new(TransferVerbs::new(PATIENCE));
     Arc::new(Sessions::new(application(), trace, Limits::default(), None, vec![verbs]))
 }
 

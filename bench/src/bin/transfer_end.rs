@@ -60,19 +60,19 @@ fn main() -> Result<()> {
 
 async fn listen(socket: &str, root: &str) -> Result<()> {
     let listener = UnixListener::bind(socket)?;
-    let config = ServerConfig::generate()?;
+    let (config, verbs) = (ServerConfig::generate()?, TransferVerbs::new(IDLE));
     loop {
         let (stream, _) = listener.accept().await?;
-        let (config, root) = (config.clone(), root.to_owned());
+        let (config, root, verbs) = (config.clone(), root.to_owned(), verbs.clone());
         tokio::spawn(async move {
-            if let Err(error) = serve(stream, &config, &root).await {
+            if let Err(error) = serve(stream, &config, &root, &verbs).await {
                 eprintln!("server: {error}");
             }
         });
     }
 }
 
-async fn serve(stream: UnixStream, config: &ServerConfig, root: &str) -> Result<()> {
+async fn serve(stream: UnixStream, config: &ServerConfig, root: &str, verbs: &TransferVerbs) -> Result<()> {
     let (session, _, ()) = accept(stream, config, &Open).await?;
     let (reader, writer) = tokio::io::split(session);
     let mut input = FrameReader::new(Box::new(reader) as Box<_>);
@@ -80,7 +80,7 @@ async fn serve(stream: UnixStream, config: &ServerConfig, root: &str) -> Result<
     let output = FrameWriter::new(Box::new(writer) as Box<_>);
     let reach = vec![RemotePath::parse(b"/")?];
     let mut session = Session { request, root: root.into(), reach, input, output };
-    let done = TransferVerbs { idle: IDLE }.serve(&mut session).await?;
+    let done = verbs.serve(&mut session).await?;
     session.output.send(Kind::Exit, &done.exit.encode()).await?;
     session.output.shutdown().await?;
     Ok(())
@@ -95,7 +95,8 @@ async fn ask(verb: &str, socket: &str, local: &str, remote: &str) -> Result<()> 
     match verb {
         "send-file" => {
             let request = Request::SendFile(SendFile { path, mode: None, size: None, resume });
-            upload(&mut session, &request, Source::File { file: local_file(local)?, shown }, meter, IDLE).await?
+            upload(&mut session, &request, Source::File { file: local_file(local)?, shown }, meter, IDLE)
+                .await?
         }
         "send-dir" => {
             let request = Request::SendDir(SendDir { path, size: None, resume });

@@ -8,7 +8,7 @@ use std::{
     io,
     pin::Pin,
     sync::{Arc, Mutex},
-    task::Poll,
+    task::{Poll, ready},
     time::Duration,
 };
 
@@ -20,12 +20,15 @@ use tokio::{
 
 use super::{
     error::TransferError,
-    wire::{BLOCK_BYTES, Beat, Block, Incoming, Outgoing, Pool, WAITING_BLOCKS, Wire},
+    wire::{BLOCK_BYTES, Beat, Block, Incoming, Outgoing, Pool, Wire},
 };
 use crate::frame::Kind;
 
 /// How long the other side may take to read why a transfer ended and to close.
 const PARTING: Duration = Duration::from_secs(5);
+
+/// Bytes that are read to see whether there are any, where a whole block would have to be made for it.
+const PROBE_BYTES: usize = 64;
 
 type Failure = Arc<Mutex<Option<io::Error>>>;
 
@@ -37,12 +40,21 @@ pub(crate) struct Connection<'a, R, W> {
     pub(crate) writer: W,
 }
 
+/// How far the two sides of a bridge may be apart.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    /// After how long without a byte the transfer ends; zero is never.
+    pub(crate) idle: Duration,
+    /// Blocks that wait in each direction.
+    pub(crate) waiting: usize,
+}
+
 /// Runs `work` on a thread of its own, with `connection` as its connection.
 ///
 /// If `work` fails for a reason of this side, the other side is told, and given the time to read it.
 pub(crate) async fn run<R, W, T, F>(
     connection: Connection<'_, R, W>,
-    idle: Duration,
+    pace: Pace,
     work: F,
 ) -> Result<T, TransferError>
 where
@@ -51,8 +63,8 @@ where
     T: Send + 'static,
     F: FnOnce(&mut Wire) -> Result<T, TransferError> + Send + 'static,
 {
-    let (from_peer, incoming) = mpsc::channel(WAITING_BLOCKS);
-    let (outgoing, to_peer) = mpsc::channel(WAITING_BLOCKS);
+    let (from_peer, incoming) = mpsc::channel(pace.waiting);
+    let (outgoing, to_peer) = mpsc::channel(pace.waiting);
     let (pool, beat, failure) = (Pool::default(), Beat::default(), Failure::default());
     let mut wire = Wire {
         incoming: Incoming {
@@ -62,7 +74,7 @@ where
             pool: pool.clone(),
             failure: Arc::clone(&failure),
         },
-        outgoing: Outgoing { blocks: outgoing, current: pool.take(), pool: pool.clone(), beat: beat.clone() },
+        outgoing: Outgoing { blocks: outgoing, current: None, pool: pool.clone(), beat: beat.clone() },
     };
     let thread = tokio::task::spawn_blocking(move || {
         let result = work(&mut wire).map_err(|error| wire.explain(error));
@@ -79,7 +91,7 @@ where
     tokio::select! {
         biased;
         result = until_parted(finishing, reading) => result,
-        error = stalled(&beat, idle) => Err(error),
+        error = stalled(&beat, pace.idle) => Err(error),
     }
 }
 
@@ -131,57 +143,73 @@ async fn read<R: AsyncRead + Unpin>(
     let mut wanted = true;
     for chunk in early.chunks(BLOCK_BYTES) {
         let mut block = pool.take();
-        block.bytes[..chunk.len()].copy_from_slice(chunk);
-        block.used = chunk.len();
+        block.extend(chunk);
         wanted &= to_thread.send(block).await.is_ok();
     }
-    let mut spare = None;
     loop {
-        let mut block = spare.take().unwrap_or_else(|| pool.take());
-        match fill(&mut reader, &mut block).await {
-            Ok(()) if block.used == 0 => return,
+        // Nothing is read before there is a place for it: what waits, waits where it costs this side nothing.
+        let place = match wanted {
+            true => to_thread.reserve().await.ok(),
+            false => None,
+        };
+        wanted = place.is_some();
+        let block = match fill(&mut reader, pool).await {
+            Ok(Some(block)) => block,
+            Ok(None) => return,
             Err(error) => {
                 if let Ok(mut failure) = failure.lock() {
                     *failure = Some(error);
                 }
                 return;
             }
-            Ok(()) => {}
-        }
+        };
         beat.strike();
-        if wanted {
-            match to_thread.send(block).await {
-                Ok(()) => {}
-                Err(mpsc::error::SendError(block)) => {
-                    wanted = false;
-                    spare = Some(Block { used: 0, ..block });
-                }
-            }
-        } else {
-            spare = Some(Block { used: 0, ..block });
+        match place {
+            Some(place) => place.send(block),
+            None => pool.give(block),
         }
     }
 }
 
-/// Reads what is there, at least one byte unless the other side has closed, at most a block.
-async fn fill<R: AsyncRead + Unpin>(reader: &mut R, block: &mut Block) -> io::Result<()> {
+/// Reads what is there, at least one byte, at most a block; nothing if the other side has closed.
+///
+/// A block is made only for bytes that are there: for most of its time a transfer has one direction that is silent.
+async fn fill<R: AsyncRead + Unpin>(reader: &mut R, pool: &Pool) -> io::Result<Option<Block>> {
     poll_fn(|context| {
-        loop {
+        let mut first = [0; PROBE_BYTES];
+        let mut block = match pool.take_free() {
+            Some(block) => block,
+            None => {
+                let mut probe = ReadBuf::new(&mut first);
+                ready!(Pin::new(&mut *reader).poll_read(context, &mut probe))?;
+                if probe.filled().is_empty() {
+                    return Poll::Ready(Ok(None));
+                }
+                let mut block = pool.take();
+                block.extend(probe.filled());
+                block
+            }
+        };
+        let ended = loop {
             let mut rest = ReadBuf::new(&mut block.bytes[block.used..]);
             match Pin::new(&mut *reader).poll_read(context, &mut rest) {
                 Poll::Ready(Ok(())) => {
                     let count = rest.filled().len();
                     block.used += count;
                     if count == 0 || block.used == block.bytes.len() {
-                        return Poll::Ready(Ok(()));
+                        break Poll::Ready(Ok(None));
                     }
                 }
-                // What was read before a failure is delivered first; the failure comes again.
-                _ if block.used > 0 => return Poll::Ready(Ok(())),
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(error)) => break Poll::Ready(Err(error)),
+                Poll::Pending => break Poll::Pending,
             }
+        };
+        // What was read before an end or a failure is delivered first; those come again.
+        if block.used > 0 {
+            return Poll::Ready(Ok(Some(block)));
         }
+        pool.give(block);
+        ended
     })
     .await
 }
@@ -194,21 +222,17 @@ async fn write<W: AsyncWrite + Unpin>(
     beat: &Beat,
 ) {
     while let Some(block) = from_thread.recv().await {
-        let written = write_block(&mut writer, &block, from_thread.is_empty(), beat).await;
+        let written = write_block(&mut writer, &block, beat).await;
         pool.give(block);
-        if written.is_err() {
+        // The next block is not taken before this one has left: it would only wait here, and another one behind it.
+        if written.is_err() || writer.flush().await.is_err() {
             // The thread notices that nobody takes its blocks. What the other side said last may still be read.
             return;
         }
     }
 }
 
-async fn write_block<W: AsyncWrite + Unpin>(
-    writer: &mut W,
-    block: &Block,
-    is_last: bool,
-    beat: &Beat,
-) -> io::Result<()> {
+async fn write_block<W: AsyncWrite + Unpin>(writer: &mut W, block: &Block, beat: &Beat) -> io::Result<()> {
     let mut rest = &block.bytes[..block.used];
     while !rest.is_empty() {
         let count = writer.write(rest).await?;
@@ -218,7 +242,7 @@ async fn write_block<W: AsyncWrite + Unpin>(
         beat.strike();
         rest = &rest[count..];
     }
-    if is_last { writer.flush().await } else { Ok(()) }
+    Ok(())
 }
 
 /// Ends when nothing has moved for `idle`.

@@ -6,10 +6,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
     Meter, Outcome, ReceiveOptions, Source, Target, TransferError,
-    bridge::{self, Connection},
+    bridge::{self, Connection, Pace},
     receive::receive,
     send::send,
-    wire::Wire,
+    wire::{MANY_BLOCKS, Wire},
 };
 use crate::{
     frame::Kind,
@@ -68,7 +68,8 @@ where
     let request = request.encode()?;
     let (reader, writer) = tokio::io::split(stream);
     let connection = Connection { early: &[], reader, writer };
-    let outcome = bridge::run(connection, idle, move |wire| {
+    let pace = Pace { idle, waiting: MANY_BLOCKS };
+    let outcome = bridge::run(connection, pace, move |wire| {
         wire.outgoing.frame(Kind::Request, &request)?;
         wire.outgoing.flush()?;
         let accepted = wire.incoming.expect(Kind::Accepted)?;

@@ -1,13 +1,15 @@
 //! The server's side of the verbs that move files.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
+
+use tokio::sync::Semaphore;
 
 use super::{
     Excludes, Meter, Outcome, ReceiveOptions, RemotePath, Root, Source, Target, TransferError,
-    bridge::{self, Connection},
+    bridge::{self, Connection, Pace},
     receive::receive,
     send::send,
-    wire::Wire,
+    wire::{FEW_BLOCKS, MANY_BLOCKS, Wire},
 };
 use crate::{
     frame::Kind,
@@ -16,11 +18,22 @@ use crate::{
     serve::{Done, ServeError, Serving, Session, Verbs},
 };
 
-/// Serves `send-file`, `recv-file`, `send-dir` and `recv-dir`.
-#[derive(Clone, Copy, Debug)]
+/// How many transfers of a server have [`MANY_BLOCKS`] at a time; with all others it is [`FEW_BLOCKS`], so that a crowd
+/// does not take a crowd's memory.
+const ROOMY_TRANSFERS: usize = 16;
+
+/// Serves `send-file`, `recv-file`, `send-dir` and `recv-dir`. Clones are one server.
+#[derive(Clone, Debug)]
 pub struct TransferVerbs {
-    /// After how long without a byte a transfer ends; zero is never.
-    pub idle: Duration,
+    idle: Duration,
+    roomy: Arc<Semaphore>,
+}
+
+impl TransferVerbs {
+    /// Ends transfers after `idle` without a byte; zero is never.
+    pub fn new(idle: Duration) -> Self {
+        Self { idle, roomy: Arc::new(Semaphore::new(ROOMY_TRANSFERS)) }
+    }
 }
 
 impl Verbs for TransferVerbs {
@@ -43,7 +56,10 @@ impl TransferVerbs {
         let (reader, early) = session.input.parts();
         let early = early.split();
         let connection = Connection { early: &early, reader, writer: session.output.stream() };
-        let done = bridge::run(connection, self.idle, move |wire| work(wire, &request, &root, &reach)).await;
+        let room = self.roomy.try_acquire();
+        let waiting = if room.is_ok() { MANY_BLOCKS } else { FEW_BLOCKS };
+        let pace = Pace { idle: self.idle, waiting };
+        let done = bridge::run(connection, pace, move |wire| work(wire, &request, &root, &reach)).await;
         match done {
             Ok(outcome) => Ok(Done {
                 exit: Exit::default(),

@@ -24,8 +24,10 @@ use crate::{
 pub(crate) const DATA_BYTES: usize = 128 << 10;
 /// Bytes of a block: one full frame of data.
 pub(crate) const BLOCK_BYTES: usize = DATA_BYTES + HEADER_BYTES;
-/// Blocks that wait in each direction.
-pub(crate) const WAITING_BLOCKS: usize = 2;
+/// Blocks that wait in each direction of a transfer, beside the one that is worked on: one among many.
+pub(crate) const FEW_BLOCKS: usize = 1;
+/// And where there is room for it, so that neither side waits for the other's turn on the processor.
+pub(crate) const MANY_BLOCKS: usize = 3;
 
 /// Where in a page the payload of a block's first frame begins. Some processors take three times as long to copy from the
 /// beginning of a page, as what a file holds does, to less than 32 bytes behind one, where large allocations begin.
@@ -69,14 +71,27 @@ pub(crate) struct Block {
     pub(crate) used: usize,
 }
 
+impl Block {
+    /// Adds bytes for which there is room.
+    pub(crate) fn extend(&mut self, bytes: &[u8]) {
+        self.bytes[self.used..self.used + bytes.len()].copy_from_slice(bytes);
+        self.used += bytes.len();
+    }
+}
+
 /// Blocks that are free to be used again.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Pool(Arc<Mutex<Vec<Memory>>>);
 
 impl Pool {
     pub(crate) fn take(&self) -> Block {
-        let free = self.0.lock().ok().and_then(|mut free| free.pop());
-        Block { bytes: free.unwrap_or_else(Memory::new), used: 0 }
+        self.take_free().unwrap_or_else(|| Block { bytes: Memory::new(), used: 0 })
+    }
+
+    /// One that is there already.
+    pub(crate) fn take_free(&self) -> Option<Block> {
+        let bytes = self.0.lock().ok().and_then(|mut free| free.pop())?;
+        Some(Block { bytes, used: 0 })
     }
 
     pub(crate) fn give(&self, block: Block) {
@@ -269,7 +284,8 @@ impl Incoming {
 #[derive(Debug)]
 pub(crate) struct Outgoing {
     pub(crate) blocks: mpsc::Sender<Block>,
-    pub(crate) current: Block,
+    /// What is being gathered; nothing while there is nothing, so that who listens or waits holds no memory for it.
+    pub(crate) current: Option<Block>,
     pub(crate) pool: Pool,
     pub(crate) beat: Beat,
 }
@@ -277,13 +293,9 @@ pub(crate) struct Outgoing {
 impl Outgoing {
     /// Adds a frame whose payload is short.
     pub(crate) fn frame(&mut self, kind: Kind, payload: &[u8]) -> Result<(), TransferError> {
-        if self.room() < HEADER_BYTES + payload.len() {
-            self.flush()?;
-        }
-        self.put(kind, payload.len());
-        let from = self.current.used;
-        self.current.bytes[from..from + payload.len()].copy_from_slice(payload);
-        self.current.used += payload.len();
+        let block = self.with_room(payload.len())?;
+        block.extend(&header(kind, payload.len()));
+        block.extend(payload);
         Ok(())
     }
 
@@ -296,36 +308,36 @@ impl Outgoing {
         fill: impl FnOnce(&mut [u8]) -> Result<usize, E>,
     ) -> Result<&[u8], E> {
         let most = usize::try_from(most).unwrap_or(usize::MAX).min(DATA_BYTES);
-        if self.room() < HEADER_BYTES + most {
-            self.flush()?;
-        }
-        let from = self.current.used + HEADER_BYTES;
-        let length = fill(&mut self.current.bytes[from..from + most])?;
+        let block = self.with_room(most)?;
+        let from = block.used + HEADER_BYTES;
+        let length = fill(&mut block.bytes[from..from + most])?;
         if length > 0 {
-            self.put(Kind::Data, length);
-            self.current.used += length;
+            block.extend(&header(Kind::Data, length));
+            block.used += length;
         }
-        Ok(&self.current.bytes[from..from + length])
+        Ok(&block.bytes[from..from + length])
     }
 
     /// Sends what was gathered.
     pub(crate) fn flush(&mut self) -> Result<(), TransferError> {
-        if self.current.used == 0 {
-            return Ok(());
+        match self.current.take() {
+            Some(full) if full.used > 0 => {
+                self.blocks.blocking_send(full).map_err(|_| TransferError::Cut(None))
+            }
+            unused => {
+                self.current = unused;
+                Ok(())
+            }
         }
-        let next = self.pool.take();
-        let full = std::mem::replace(&mut self.current, next);
-        self.blocks.blocking_send(full).map_err(|_| TransferError::Cut(None))
     }
 
-    fn room(&self) -> usize {
-        BLOCK_BYTES - self.current.used
-    }
-
-    fn put(&mut self, kind: Kind, length: usize) {
-        let from = self.current.used;
-        self.current.bytes[from..from + HEADER_BYTES].copy_from_slice(&header(kind, length));
-        self.current.used += HEADER_BYTES;
+    /// The block that a frame with a payload of `length` bytes goes into.
+    fn with_room(&mut self, length: usize) -> Result<&mut Block, TransferError> {
+        if self.current.as_ref().is_some_and(|block| BLOCK_BYTES - block.used < HEADER_BYTES + length) {
+            self.flush()?;
+        }
+        let Self { current, pool, .. } = self;
+        Ok(current.get_or_insert_with(|| pool.take()))
     }
 }
 

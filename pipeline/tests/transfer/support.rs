@@ -73,7 +73,7 @@ where
     let request = Request::decode(&first.payload).expect("tests ask well");
     let output = FrameWriter::new(Box::new(writer) as Box<_>);
     let mut session = Session { request, root, reach, input, output };
-    let done = TransferVerbs { idle: PATIENCE }.serve(&mut session).await?;
+    let done = TransferVerbs::new(PATIENCE).serve(&mut session).await?;
     session.output.send(Kind::Exit, &done.exit.encode()).await?;
     session.output.flush().await?;
     Ok(done)
