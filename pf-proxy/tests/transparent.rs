@@ -122,6 +122,10 @@ fn every_connection_leaves_a_record() {
     assert_eq!(echo.address, Some("203.0.113.7".parse().unwrap()));
     assert_eq!(echo.rule.as_deref(), Some("echo.test:1-1000"));
     assert_eq!(of("refused.test").outcome, Outcome::Asked(Status::Refused));
+    // With the address that the host refused, which says why.
+    let denied = of("denied.test");
+    assert_eq!(denied.outcome, Outcome::Asked(Status::Denied));
+    assert_eq!(denied.address, Some("10.0.0.7".parse().unwrap()));
     assert_eq!((of("203.0.113.9").outcome, of("203.0.113.9").port), (Outcome::Denied, 443));
     // Not even resolved.
     assert_eq!(of("evil.example").outcome, Outcome::Denied);

@@ -44,7 +44,7 @@ pub struct Record {
     pub protocol: Protocol,
     /// The name, where there was one.
     pub name: Option<Name>,
-    /// The address: dialled by the program, or told by the host, who may lie.
+    /// The address: dialled by the program, or, for a name, told by the host, who may lie: reached, refused or denied.
     pub address: Option<IpAddr>,
     /// The port; 0 where records of several ports became one.
     pub port: u16,

@@ -116,13 +116,14 @@ impl Tcp {
         match self.uplink.connect(Protocol::Tcp, &destination, to.port()).await {
             Ok((stream, address)) => {
                 record.outcome = Outcome::Asked(Status::Connected);
-                record.address = address.or(record.address);
+                record.address = record.address.or(address);
                 Ok(Made::Outside { stream, record })
             }
             Err(error) => {
                 let reason: &(dyn std::error::Error + 'static) = &error;
                 tracing::debug!(%destination, port = to.port(), reason, "not reached");
                 record.outcome = error.status().map_or(Outcome::NoAnswer, Outcome::Asked);
+                record.address = record.address.or(error.address());
                 record.duration_ms = milliseconds(begun.elapsed());
                 self.records.push(record);
                 Err(decision(error.status()))

@@ -145,7 +145,7 @@ impl Udp {
         match asked {
             Ok((stream, address)) => {
                 record.outcome = Outcome::Asked(Status::Connected);
-                record.address = address.or(record.address);
+                record.address = record.address.or(address);
                 let flow = Flow { udp: &self, first: &first, begun, counts: Counts::default() };
                 flow.run(stream, queue).await;
                 record.sent = flow.counts.sent.load(Ordering::Relaxed);
@@ -155,6 +155,7 @@ impl Udp {
                 let reason: &(dyn std::error::Error + 'static) = &error;
                 tracing::debug!(%destination, reason, "not reached");
                 record.outcome = error.status().map_or(Outcome::NoAnswer, Outcome::Asked);
+                record.address = record.address.or(error.address());
                 if let Some(why) = unreachable(error.status()) {
                     self.tell(&first, why);
                 }

@@ -48,6 +48,14 @@ impl UplinkError {
             _ => None,
         }
     }
+
+    /// The address that the host's answer is about, if it names one.
+    pub(super) fn address(&self) -> Option<IpAddr> {
+        match self {
+            Self::Status { address, .. } => *address,
+            _ => None,
+        }
+    }
 }
 
 impl Uplink {

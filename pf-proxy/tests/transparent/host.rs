@@ -120,7 +120,11 @@ fn read_request(stream: &mut UnixStream) -> io::Result<Request> {
 }
 
 fn reply(stream: &mut UnixStream, status: Status) {
-    let address = (status == Status::Connected).then(|| "203.0.113.7".parse().unwrap());
+    let address = match status {
+        Status::Connected => Some("203.0.113.7".parse().unwrap()),
+        Status::Denied => Some("10.0.0.7".parse().unwrap()),
+        _ => None,
+    };
     drop(stream.write_all(&Reply { status, address }.encode()));
 }
 

@@ -366,6 +366,7 @@ pub(crate) fn connections_of_every_kind() {
     let mut received = Vec::new();
     stream.read_to_end(&mut received).unwrap();
     assert_eq!(errno(of_version("refused.test", 443, false)), ECONNREFUSED);
+    assert_eq!(errno(of_version("denied.test", 443, false)), EHOSTUNREACH);
     assert_eq!(errno("203.0.113.9:443".parse().unwrap()), EHOSTUNREACH);
     assert!(("evil.example", 443).to_socket_addrs().is_err());
 }
