@@ -32,6 +32,8 @@ const EXIT_CODES: &str = "Exit codes:
 `glasshouse run` without --detach ends with the application's own status, and with 125 when glasshouse failed.";
 
 #[derive(Debug, Subcommand)]
+// Only the arguments of the command that was given are put together.
+#[command(defer = true)]
 pub(crate) enum Command {
     /// Build an enclave image (EIF) and its reference values from the folder's glasshouse.toml.
     Build(BuildArgs),
