@@ -83,6 +83,21 @@ impl Bed {
         command
     }
 
+    /// A shell that runs `script` in a network, mounts and processes of its own, with `glasshouse` and these arguments as the
+    /// script's arguments. Needs root.
+    pub fn beside(&self, script: &str, args: &[&str]) -> Command {
+        let inner = self.command(args);
+        let mut command = Command::new("unshare");
+        command
+            .args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
+            .args(["bash", "-euc", script, "bash"])
+            .arg(inner.get_program())
+            .args(inner.get_args())
+            .envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))))
+            .current_dir(self.dir.path());
+        command
+    }
+
     /// Runs `glasshouse` to its end.
     pub fn run(&self, args: &[&str]) -> Output {
         finish(&mut self.command(args))

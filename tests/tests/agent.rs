@@ -4,10 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails to prepare has to stop")]
 
-use std::{
-    fs,
-    process::{Command, Output},
-};
+use std::{fs, process::Output};
 
 use bed::{Bed, finish, text, utf8};
 use serde_json::{Value, json};
@@ -218,27 +215,10 @@ fn use_agent(bed: &Bed) -> Output {
         "--publish",
         "127.0.0.1:8080:8080",
     ]);
-    let inner = bed.command(&args);
-    let mut command = Command::new("unshare");
+    let mut command = bed.beside(SCRIPT, &args);
     command
-        .args([
-            "--net",
-            "--mount",
-            "--pid",
-            "--fork",
-            "--kill-child",
-            "--mount-proc",
-            "bash",
-            "-euc",
-            SCRIPT,
-            "bash",
-        ])
-        .arg(inner.get_program())
-        .args(inner.get_args())
-        .envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))))
         .env("NONCE", NONCE)
-        .env("PATH", format!("{}:{}", utf8(bed.bin()), std::env::var("PATH").unwrap()))
-        .current_dir(inner.get_current_dir().unwrap());
+        .env("PATH", format!("{}:{}", utf8(bed.bin()), std::env::var("PATH").unwrap()));
     finish(&mut command)
 }
 

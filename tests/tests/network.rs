@@ -83,27 +83,10 @@ fi
 fn run_beside_servers(bed: &Bed, args: &[&str], postgres: Option<(&Path, &Path)>) -> Output {
     fs::write(bed.path("servers.py"), SERVERS).unwrap();
     fs::write(bed.path("hosts"), HOSTS).unwrap();
-    let inner = bed.command(args);
-    let mut command = Command::new("unshare");
+    let mut command = bed.beside(SCRIPT, args);
     command
-        .args([
-            "--net",
-            "--mount",
-            "--pid",
-            "--fork",
-            "--kill-child",
-            "--mount-proc",
-            "bash",
-            "-euc",
-            SCRIPT,
-            "bash",
-        ])
-        .arg(inner.get_program())
-        .args(inner.get_args())
-        .envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))))
         .env("POSTGRES", postgres.map_or(Path::new(""), |(programs, _)| programs))
-        .env("DATA", postgres.map_or(Path::new(""), |(_, data)| data))
-        .current_dir(inner.get_current_dir().unwrap());
+        .env("DATA", postgres.map_or(Path::new(""), |(_, data)| data));
     finish(&mut command)
 }
 

@@ -132,16 +132,7 @@ python3 clients.py
 fn run_beside_clients(bed: &Bed, image: &Path) -> Output {
     fs::write(bed.path("clients.py"), CLIENTS).unwrap();
     let args = [&bed.run_args(image)[..], &["--name", "published"]].concat();
-    let inner = bed.command(&args);
-    let mut command = Command::new("unshare");
-    command
-        .args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
-        .args(["bash", "-euc", SCRIPT, "bash"])
-        .arg(inner.get_program())
-        .args(inner.get_args())
-        .envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))))
-        .current_dir(inner.get_current_dir().unwrap());
-    finish(&mut command)
+    finish(&mut bed.beside(SCRIPT, &args))
 }
 
 #[expect(clippy::print_stdout, reason = "the line tells who runs the tests what was not tested")]

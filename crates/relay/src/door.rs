@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with};
-use transport::{Addr, ListenSocket};
+use transport::{AcceptFailure, Addr, ListenSocket};
 
 use crate::engine::Inner;
 use crate::half::retry;
@@ -140,13 +140,18 @@ impl Seat {
             match retry(|| acceptfrom_with(&self.desk.socket, flags)) {
                 Ok((fd, peer)) => return Accepted::Client(fd, peer.and_then(|peer| peer.try_into().ok())),
                 Err(Errno::AGAIN) => return Accepted::Nobody,
-                Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::NOSPC)) => {
-                    tracing::warn!(listener = %self.desk.socket.local_addr(), %error, "cannot accept now, pausing");
-                    self.pause(epoll, now + EXHAUSTED_PAUSE);
-                    return Accepted::Nobody;
+                Err(errno) => {
+                    let error = io::Error::from(errno);
+                    match AcceptFailure::of(&error) {
+                        AcceptFailure::OfOneConnection => {}
+                        AcceptFailure::Exhausted => {
+                            tracing::warn!(listener = %self.desk.socket.local_addr(), %error, "cannot accept now, pausing");
+                            self.pause(epoll, now + EXHAUSTED_PAUSE);
+                            return Accepted::Nobody;
+                        }
+                        AcceptFailure::Fatal => return Accepted::Broken(error),
+                    }
                 }
-                Err(error) if is_of_one_connection(error) => {}
-                Err(error) => return Accepted::Broken(error.into()),
             }
         }
     }
@@ -177,24 +182,4 @@ impl Seat {
         // Not there while paused.
         let _ = epoll::delete(epoll, &self.desk.socket);
     }
-}
-
-/// The connection is gone; the next one may be fine. See accept(2).
-fn is_of_one_connection(error: Errno) -> bool {
-    matches!(
-        error,
-        Errno::CONNABORTED
-            | Errno::CONNRESET
-            | Errno::PROTO
-            | Errno::PERM
-            | Errno::NOTCONN
-            | Errno::TIMEDOUT
-            | Errno::NETDOWN
-            | Errno::NETUNREACH
-            | Errno::HOSTDOWN
-            | Errno::HOSTUNREACH
-            | Errno::NOPROTOOPT
-            | Errno::NONET
-            | Errno::OPNOTSUPP
-    )
 }

@@ -28,7 +28,7 @@ mod unix;
 
 pub use addr::{Addr, Cid, ParseAddrError, Port};
 pub use connect::ConnectError;
-pub use listener::{BindError, Listener, Peer};
+pub use listener::{AcceptFailure, BindError, Listener, Peer};
 pub use memory::pair;
 pub use relay::{Direction, RelayError, RelayOptions, Relayed, relay};
 pub use socket::ListenSocket;

@@ -191,8 +191,8 @@ impl BindError {
 }
 
 /// What a failed `accept` means for the listener. See accept(2).
-#[derive(Debug, PartialEq, Eq)]
-enum AcceptFailure {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AcceptFailure {
     /// The connection is gone; the next one may be fine.
     OfOneConnection,
     /// No descriptors or memory. The listener stays readable, so trying again at once would spin.
@@ -202,7 +202,8 @@ enum AcceptFailure {
 }
 
 impl AcceptFailure {
-    fn of(error: &io::Error) -> Self {
+    /// Of what `accept` said.
+    pub fn of(error: &io::Error) -> Self {
         match Errno::from_io_error(error) {
             Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::NOSPC) => {
                 Self::Exhausted
