@@ -1,12 +1,13 @@
 //! `fs-monitor run`: the daemon.
 
 use std::{
+    convert::Infallible,
     fs::{self, File},
     io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use ledger::store::{Ledger, Options};
@@ -208,6 +209,19 @@ pub fn run(args: &RunArgs) -> Result<(), RunError> {
     outcome
 }
 
+/// How often who waits hears of a first scan.
+const PROGRESS: Duration = Duration::from_secs(5);
+
+/// Whoever waits for an enclave with many files sees what it waits for.
+async fn tell_progress(ledger: &Ledger) -> Infallible {
+    let begun = Instant::now();
+    loop {
+        tokio::time::sleep(PROGRESS).await;
+        let (recorded, seconds) = (ledger.checkpoint().size, begun.elapsed().as_secs());
+        tracing::warn!(recorded, seconds, "recording the watched files, before anything else starts");
+    }
+}
+
 async fn serve(
     args: &RunArgs,
     wanted: Wanted,
@@ -234,6 +248,7 @@ async fn serve(
         // Nothing is promised yet, so nothing is left to do.
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
+        never = tell_progress(&sent) => match never {},
     };
     let handle = monitor.handle();
     service.begin(handle.clone(), baseline, held);

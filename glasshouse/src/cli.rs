@@ -258,6 +258,12 @@ pub(crate) struct VerifyArgs {
     /// Seconds to wait for the enclave.
     #[arg(long, default_value_t = 10)]
     pub(crate) timeout: u64,
+    /// Your certificate, and those of its issuers (PEM), for an enclave that lets nobody in without one.
+    #[arg(long, value_name = "FILE", requires_all = ["url", "client_key"])]
+    pub(crate) client_cert: Option<PathBuf>,
+    /// Its private key (PEM).
+    #[arg(long, value_name = "FILE", requires = "client_cert")]
+    pub(crate) client_key: Option<PathBuf>,
     /// A file that has to be in the enclave, as the application sees it. Repeatable.
     #[arg(long, value_name = "PATH", help_heading = LEDGER)]
     pub(crate) file: Vec<OsString>,

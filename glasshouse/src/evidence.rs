@@ -1,5 +1,7 @@
 //! Evidence from a running enclave: a document for a fresh nonce, and the key of the connection it came through.
 
+mod server;
+
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
@@ -17,6 +19,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use transport::{Addr, Stream};
 
 use crate::exit::Usage;
+pub(crate) use server::{Identity, Server};
 
 /// Bytes of a nonce: as much as the strongest hash the documents use needs.
 const NONCE_BYTES: usize = 32;
@@ -57,12 +60,13 @@ pub(crate) fn fresh_nonce() -> Result<[u8; NONCE_BYTES]> {
     Ok(nonce)
 }
 
-/// Asks the attestation server at `url` for a document with `nonce`, and for what else is `asked`.
-pub(crate) fn fetch(url: &str, nonce: &[u8], asked: &Asked, limit: Duration) -> Result<Fetched> {
+/// Asks an attestation server for a document with `nonce`, and for what else is `asked`.
+pub(crate) fn fetch(server: &Server<'_>, nonce: &[u8], asked: &Asked, limit: Duration) -> Result<Fetched> {
+    let url = server.url;
     let (host, port) = parse(url)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let exchange = async {
-        let tls = connect(&host, port, limit).await?;
+        let tls = connect(&host, port, server.identity.as_ref(), limit).await?;
         let tls_key = server_key(&tls)?;
         let mut connection = Connection::open(tls, &host).await?;
         let answer = match connection.ask(&asked.target(nonce)).await? {
@@ -79,17 +83,20 @@ pub(crate) fn fetch(url: &str, nonce: &[u8], asked: &Asked, limit: Duration) -> 
         .with_context(|| format!("asking {url} for its evidence"))
 }
 
-/// Whether the server at `url` says within `limit` that its ledger has an entry of number `size`. Once it cannot be asked, the
+/// Whether the server says within `limit` that its ledger has an entry of number `size`. Once it cannot be asked, the
 /// answer is no, at once.
-pub(crate) fn until_grown(url: &str, size: u64, limit: Duration) -> bool {
-    let Ok((host, port)) = parse(url) else { return false };
+pub(crate) fn until_grown(server: &Server<'_>, size: u64, limit: Duration) -> bool {
+    let Ok((host, port)) = parse(server.url) else { return false };
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
         return false;
     };
     let begun = std::time::Instant::now();
     loop {
         let rest = limit.saturating_sub(begun.elapsed());
-        let listening = async { timeout(rest, listen(&host, port, size, rest)).await };
+        let listening = async {
+            let connecting = connect(&host, port, server.identity.as_ref(), rest);
+            timeout(rest, async { listen(connecting.await?, &host, size).await }).await
+        };
         match runtime.block_on(listening) {
             Ok(Ok(Heard::Entry)) => return true,
             // Servers end connections after some time.
@@ -105,8 +112,8 @@ enum Heard {
     End,
 }
 
-async fn listen(host: &str, port: u16, from: u64, limit: Duration) -> Result<Heard> {
-    let mut connection = Connection::open(connect(host, port, limit).await?, host).await?;
+async fn listen(tls: TlsStream<Stream>, host: &str, from: u64) -> Result<Heard> {
+    let mut connection = Connection::open(tls, host).await?;
     let request = Request::get(format!("/v1/ledger/events?from={from}")).header("host", host);
     let response = connection.sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
     if response.status() != StatusCode::OK {
@@ -131,7 +138,9 @@ impl Fetched {
 }
 
 fn bundle(answer: &[u8]) -> Result<Bundle> {
-    Bundle::decode(answer).map_err(|error| chained(&error)).context("its answer is no evidence")
+    Bundle::decode(answer)
+        .map_err(|error| chained(&error))
+        .context("its answer is no evidence: is it an attestation server?")
 }
 
 impl Asked {
@@ -174,7 +183,10 @@ fn chained(error: &dyn std::error::Error) -> anyhow::Error {
 
 /// Host and port of an `https` URL without a path.
 fn parse(url: &str) -> Result<(String, u16)> {
-    let wrong = || Usage(format!("{url:?} is not https://HOST:PORT"));
+    let wrong = || {
+        let where_to = "the address that leads to the enclave's attestation server (port 8443 inside)";
+        Usage(format!("{url:?} is not https://HOST:PORT, {where_to}"))
+    };
     let uri: hyper::Uri = url.parse().map_err(|_| wrong())?;
     let has_path = !matches!(uri.path(), "" | "/") || uri.query().is_some();
     match (uri.scheme_str(), uri.host()) {
@@ -183,18 +195,34 @@ fn parse(url: &str) -> Result<(String, u16)> {
     }
 }
 
-async fn connect(host: &str, port: u16, limit: Duration) -> Result<TlsStream<Stream>> {
+async fn connect(
+    host: &str,
+    port: u16,
+    identity: Option<&Identity>,
+    limit: Duration,
+) -> Result<TlsStream<Stream>> {
     let stream = Stream::connect(&Addr::Tcp(format!("{host}:{port}")), limit).await?;
     let provider = Arc::new(aws_lc_rs::default_provider());
     let verifier = Arc::new(AnyCertificate::new(provider.clone()));
-    let mut config = ClientConfig::builder_with_provider(provider)
+    let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(verifier)
-        .with_no_client_auth();
+        .with_custom_certificate_verifier(verifier);
+    let mut config = server::configured(builder, identity)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())?;
-    Ok(TlsConnector::from(Arc::new(config)).connect(name, stream).await?)
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(of_handshake)
+}
+
+/// A server that speaks something else is the most usual mistake.
+fn of_handshake(error: std::io::Error) -> anyhow::Error {
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match tls {
+        Some(rustls::Error::InvalidMessage(_)) => anyhow::Error::new(error).context(
+            "no TLS is spoken there; which port leads to the enclave's attestation server (8443 inside)?",
+        ),
+        _ => error.into(),
+    }
 }
 
 /// The SubjectPublicKeyInfo of the server's key.
@@ -285,5 +313,93 @@ mod tests {
         assert_eq!(quoted(b" no such path\n"), "no such path");
         assert_eq!(quoted(b"no\n\nVERIFIED  https://x\x1b[2K"), "no  VERIFIED  https://x [2K");
         assert_eq!(quoted(&[b'x'; 5000]).len(), MAX_QUOTED_CHARS);
+    }
+
+    /// A server that answers one connection with a bundle, and wants a certificate of `authority` if there is one.
+    fn serve(authority: Option<&rcgen::Certificate>) -> String {
+        use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
+        let rcgen::CertifiedKey { cert, signing_key } =
+            rcgen::generate_simple_self_signed(["x".to_owned()]).unwrap();
+        let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
+        let builder = builder.with_protocol_versions(&[&rustls::version::TLS13]).unwrap();
+        let builder = match authority {
+            None => builder.with_no_client_auth(),
+            Some(authority) => {
+                let mut roots = RootCertStore::empty();
+                roots.add(authority.der().clone()).unwrap();
+                let provider = Arc::new(aws_lc_rs::default_provider());
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+                builder.with_client_cert_verifier(verifier.build().unwrap())
+            }
+        };
+        let key = rustls::pki_types::PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
+        let config = Arc::new(builder.with_single_cert(vec![cert.der().clone()], key).unwrap());
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("https://{}", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            use std::io::{Read, Write};
+            let (mut tcp, _) = listener.accept().unwrap();
+            let mut session = rustls::ServerConnection::new(config).unwrap();
+            let mut tls = rustls::Stream::new(&mut session, &mut tcp);
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                if !matches!(tls.read(&mut byte), Ok(1)) {
+                    return;
+                }
+                request.push(byte[0]);
+            }
+            let body = Bundle::new(b"document".to_vec(), vec![9; 32]).encode().unwrap();
+            write!(tls, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len()).unwrap();
+            tls.write_all(&body).and_then(|()| tls.flush()).unwrap();
+        });
+        url
+    }
+
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn who_has_a_certificate_shows_it() {
+        use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::default().signed_by(&key, &authority).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let [cert_file, key_file] = ["cert.pem", "key.pem"].map(|name| folder.path().join(name));
+        std::fs::write(&cert_file, certificate.pem()).unwrap();
+        std::fs::write(&key_file, key.serialize_pem()).unwrap();
+        let ask = |with: bool| {
+            let identity = with.then(|| Identity::read(&cert_file, &key_file).unwrap());
+            let url = serve(Some(authority.as_ref()));
+            fetch(&Server { url: &url, identity }, &[1; 32], &Asked::default(), LIMIT)
+        };
+        assert_eq!(ask(true).unwrap().bundle.document.0, b"document");
+        assert!(ask(false).is_err());
+        let error = Identity::read(&key_file, &key_file).unwrap_err();
+        assert!(format!("{error:#}").contains("no certificate"), "{error:#}");
+        let error = Identity::read(&cert_file, &cert_file).unwrap_err();
+        assert!(format!("{error:#}").contains("no private key"), "{error:#}");
+    }
+
+    #[test]
+    fn a_port_of_another_kind_is_named_as_such() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("https://{}", listener.local_addr().unwrap());
+        let server = std::thread::spawn(move || {
+            use std::io::{Read, Write};
+            let (mut tcp, _) = listener.accept().unwrap();
+            tcp.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
+            // Until the other side has read it and gone.
+            let _ = tcp.read_to_end(&mut Vec::new());
+        });
+        let server_of = Server { url: &url, identity: None };
+        let error = fetch(&server_of, &[1; 32], &Asked::default(), LIMIT).unwrap_err();
+        assert!(format!("{error:#}").contains("no TLS is spoken there"), "{error:#}");
+        server.join().unwrap();
+        let server = Server { url: "http://127.0.0.1:8443", identity: None };
+        let error = fetch(&server, &[1; 32], &Asked::default(), LIMIT).unwrap_err();
+        assert!(error.to_string().contains("is not https://HOST:PORT"), "{error}");
     }
 }

@@ -254,7 +254,8 @@ async fn watch(
     // Operators can enter before the application is ready, and may have to.
     claimed.record(instance)?;
     let (published, deadline) = (Some(published), Some(started + plan.ready_timeout));
-    let mut progress = Progress { plan, claimed, instance, output, started, published, deadline, exit: None };
+    let mut progress =
+        Progress { plan, claimed, instance, output, started, published, deadline, awaited: None, exit: None };
     let mut stopping = false;
     let ending = loop {
         let deadline = progress.deadline;
@@ -275,7 +276,9 @@ async fn watch(
             }
             () = overdue, if deadline.is_some() => {
                 if !stopping {
-                    bail!("the enclave was not ready within {} s; see --ready-timeout", plan.ready_timeout.as_secs());
+                    let awaited = progress.awaited.map(|service| format!(", {service:?} had only begun"));
+                    let (limit, awaited) = (plan.ready_timeout.as_secs(), awaited.unwrap_or_default());
+                    bail!("the enclave was not ready within {limit} s{awaited}; see --ready-timeout");
                 }
                 output::say("the enclave did not shut down in time and is ended by force");
                 enclave.kill();
@@ -311,6 +314,8 @@ struct Progress<'a> {
     published: Option<Reverse>,
     /// When it has to be ready, or ended; `None` while nobody waits for it.
     deadline: Option<Instant>,
+    /// The service that it started last, until that is ready.
+    awaited: Option<String>,
     /// What it says that its end is.
     exit: Option<u8>,
 }
@@ -321,6 +326,17 @@ impl Progress<'_> {
         self.output.record(record)?;
         if self.instance.health.take(&record.event) {
             self.claimed.record(self.instance)?;
+        }
+        match &record.event {
+            Event::Service { service, state: ServiceState::Starting, .. } => {
+                self.awaited = Some(service.clone())
+            }
+            Event::Service { service, state: ServiceState::Ready, .. }
+                if self.awaited.as_ref() == Some(service) =>
+            {
+                self.awaited = None;
+            }
+            _ => {}
         }
         match &record.event {
             Event::Ready => {

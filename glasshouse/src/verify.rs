@@ -7,6 +7,7 @@ mod checkpoint;
 mod control;
 mod digests;
 mod gather;
+mod hint;
 mod judge;
 mod ledger;
 mod verdict;

@@ -393,11 +393,16 @@ impl Findings {
     fn check_reference_values(&mut self, verified: &Verified, values: &ReferenceValues) {
         match values {
             ReferenceValues::AnyImage => {
-                self.add(Subject::ReferenceValues, Status::Unchecked, None, None);
+                self.add(
+                    Subject::ReferenceValues,
+                    Status::Unchecked,
+                    None,
+                    Some("none asked for".to_owned()),
+                );
             }
             ReferenceValues::Pcrs(pcrs) if pcrs.is_empty() => {
                 self.refusals.push(Refusal::NoReferenceValues);
-                self.add(Subject::ReferenceValues, Status::Failed, None, None);
+                self.add(Subject::ReferenceValues, Status::Failed, None, Some("none given".to_owned()));
             }
             ReferenceValues::Pcrs(pcrs) => {
                 for (&index, &expected) in pcrs {

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use attestation::{
     MAX_DOCUMENT_BYTES, Sha256, UnixTime,
     bundle::{Bundle, MAX_BUNDLE_BYTES},
@@ -16,7 +16,7 @@ use base64::Engine;
 
 use crate::{
     cli::VerifyArgs,
-    evidence::{self, Asked},
+    evidence::{self, Asked, Identity, Server},
     exit::Usage,
 };
 
@@ -91,7 +91,7 @@ fn from_enclave(url: &str, args: &VerifyArgs, asked: &Asked) -> Result<Material>
         return Err(Usage(text.to_owned()).into());
     }
     let nonce = evidence::fresh_nonce()?;
-    let fetched = evidence::fetch(url, &nonce, asked, Duration::from_secs(args.timeout))?;
+    let fetched = evidence::fetch(&server(url, args)?, &nonce, asked, Duration::from_secs(args.timeout))?;
     Ok(Material {
         subject: url.to_owned(),
         document: fetched.bundle.document.0.clone(),
@@ -100,6 +100,15 @@ fn from_enclave(url: &str, args: &VerifyArgs, asked: &Asked) -> Result<Material>
         own_nonce: Some(nonce.to_vec()),
         at: Some(now()?),
     })
+}
+
+/// The server to ask, with what the arguments have for it.
+pub(crate) fn server<'a>(url: &'a str, args: &VerifyArgs) -> Result<Server<'a>> {
+    let identity = match (&args.client_cert, &args.client_key) {
+        (Some(certificate), Some(key)) => Some(Identity::read(certificate, key)?),
+        _ => None,
+    };
+    Ok(Server { url, identity })
 }
 
 /// The whole file, of at most `limit` bytes; `-` is standard input.
@@ -130,15 +139,29 @@ fn decode_text(bytes: Vec<u8>) -> Result<Vec<u8>> {
     if matches!(bytes.first(), Some(0x84 | 0xd2)) {
         return Ok(bytes);
     }
-    let text = str::from_utf8(&bytes).ok().context("neither CBOR nor text")?;
-    let text: String = text.split_whitespace().collect();
+    let text = str::from_utf8(&bytes).ok();
+    let text: String = text.with_context(|| unlike(&bytes))?.split_whitespace().collect();
     if text.is_empty() {
         bail!("it is empty");
     }
     if text.bytes().all(|b| b.is_ascii_hexdigit()) {
         return hex::decode(text).context("as hex");
     }
-    base64::engine::general_purpose::STANDARD.decode(text).context("neither CBOR, hex nor base64")
+    base64::engine::general_purpose::STANDARD.decode(&text).map_err(|_| match text.get(..5) {
+        Some("-----") => anyhow!("it is PEM, a certificate perhaps, and no attestation document"),
+        Some(text) if text.starts_with('{') => anyhow!(
+            "it is JSON: of an answer that carries a document, pass that member's value; a bundle is for --bundle"
+        ),
+        _ => anyhow!("neither CBOR, hex nor base64"),
+    })
+}
+
+/// What is neither a document nor a text of one.
+fn unlike(bytes: &[u8]) -> String {
+    let begins = hex::encode(bytes.get(..4).unwrap_or(bytes));
+    format!(
+        "no attestation document of Nitro, nor its hex or base64: it begins with the bytes {begins}, a document with 84 or d284"
+    )
 }
 
 fn time(text: &str) -> Result<UnixTime> {

@@ -11,6 +11,7 @@ use manifest::Measured;
 use super::{
     Question, chain, control,
     gather::{Material, Source},
+    hint,
     ledger::{self, Known},
     verdict::{Claims, Finding, Verdict},
 };
@@ -22,7 +23,10 @@ pub(crate) fn judge(material: &Material, question: &Question) -> Verdict {
     let genuine = time(material).and_then(|at| Ok((at, verify(&material.document, roots, at)?)));
     let (at, verified) = match genuine {
         Ok(genuine) => genuine,
-        Err(error) => return not_genuine(verdict, question, &error),
+        Err(error) => {
+            verdict.hints.extend(hint::on_verification(&error, roots, material.source).map(str::to_owned));
+            return not_genuine(verdict, question, &error);
+        }
     };
     verdict.pass("signature and certificates", format!("valid at {at}"));
     verdict.simulated = verified.root() != TrustedRoot::Aws;
@@ -141,8 +145,17 @@ impl Judge<'_> {
             Err(Refused { refusals, checks }) => (checks, refusals),
         };
         self.verdict.refusals.extend(refusals.iter().map(ToString::to_string));
+        for hint in refusals.iter().filter_map(hint::on_appraisal) {
+            if !self.verdict.hints.iter().any(|other| other == hint) {
+                self.verdict.hints.push(hint.to_owned());
+            }
+        }
         let is_bundle = self.material.source == Source::Bundle;
-        self.verdict.checks.extend(checks.into_iter().map(|check| row(check, is_bundle)));
+        let stated = self.verified.user_data().and_then(|bytes| Statement::decode(bytes).ok());
+        let rows = checks.into_iter().map(|check| row(check, is_bundle));
+        self.verdict
+            .checks
+            .extend(rows.map(|row| if stated.is_some() { row } else { of_another_maker(row) }));
     }
 
     /// What was given, and what the policy makes of the registers found.
@@ -293,6 +306,17 @@ impl Judge<'_> {
 fn sha384(bytes: &[u8]) -> [u8; 48] {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA384, bytes);
     digest.as_ref().try_into().expect("SHA-384 has 48 bytes")
+}
+
+/// Without a binding statement nothing says that the document is one of this framework's.
+fn of_another_maker(mut row: Finding) -> Finding {
+    let is = |subject: Subject| row.check == subject.to_string() && row.status == "unchecked";
+    if is(Subject::Binding) {
+        row.found = Some("none: what the document carries, only the image's maker knows".to_owned());
+    } else if let (true, Some(found)) = (is(Subject::Control), &mut row.found) {
+        found.push_str(": so it is in images of Glasshouse, and nothing says that this is one");
+    }
+    row
 }
 
 /// A check as a row. The key of a bundle is what the enclave says it is, and nobody's connection.

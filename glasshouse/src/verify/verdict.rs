@@ -29,6 +29,9 @@ pub(crate) struct Verdict {
     pub(crate) debug: bool,
     /// Why not, empty when verified.
     pub(crate) refusals: Vec<String>,
+    /// What to do about some of the refusals.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) hints: Vec<String>,
     /// Every check in order.
     pub(crate) checks: Vec<Finding>,
     /// What is known now, in sentences; empty unless verified.
@@ -175,7 +178,10 @@ impl fmt::Display for Verdict {
         for (label, sentences) in [("proven", &self.proven), ("not proven", &self.not_proven)] {
             sentences.iter().try_for_each(|sentence| write!(f, "\n{label}: {sentence}"))?;
         }
-        self.refusals.iter().try_for_each(|refusal| write!(f, "\nrefused: {refusal}"))
+        for (label, sentences) in [("refused", &self.refusals), ("hint", &self.hints)] {
+            sentences.iter().try_for_each(|sentence| write!(f, "\n{label}: {sentence}"))?;
+        }
+        Ok(())
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Result;
 
-use super::{Question, once, show, verdict::Verdict};
+use super::{Question, gather, once, show, verdict::Verdict};
 use crate::{cli::VerifyArgs, evidence, exit::Exit, output};
 
 /// After so many failures in a row to ask at all, the watch ends: nobody is told for long that all is well.
@@ -52,7 +52,8 @@ fn wait(args: &VerifyArgs, size: Option<u64>, interval: Duration) {
     let begun = Instant::now();
     sleep(REST.min(interval));
     if let (Some(url), Some(size)) = (&args.url, size)
-        && evidence::until_grown(url, size, interval.saturating_sub(begun.elapsed()))
+        && let Ok(server) = gather::server(url, args)
+        && evidence::until_grown(&server, size, interval.saturating_sub(begun.elapsed()))
     {
         return;
     }
@@ -63,5 +64,7 @@ fn wait(args: &VerifyArgs, size: Option<u64>, interval: Duration) {
 fn essence(verdict: &Verdict) -> Vec<String> {
     let files = verdict.files.iter().chain(&verdict.histories);
     let files = files.map(|file| format!("{} {} {}", file.path, file.index, file.state));
-    verdict.refusals.iter().cloned().chain(files).chain([verdict.verified.to_string()]).collect()
+    let sessions = verdict.sessions.iter().map(|session| format!("{} {}", session.number, session.key));
+    let all = verdict.refusals.iter().cloned().chain(files).chain(sessions);
+    all.chain([verdict.verified.to_string()]).collect()
 }

@@ -32,6 +32,48 @@ fn egress_only(list: &str) -> Questions {
     Questions { egress_only: Some(rules(list).unwrap()), ..Questions::default() }
 }
 
+/// Who meets a refusal the first time reads what to do.
+#[test]
+fn usual_mistakes_are_answered_with_a_hint() {
+    let scene = Scene::booted();
+    let mut question = scene.question(Questions::default());
+    let material = scene.live(&Questions::default());
+    let hints = |material: &Material, question: &Question| {
+        let verdict = judge(material, question);
+        assert!(!verdict.verified && verdict.to_string().contains("\nhint: "), "{verdict}");
+        verdict.hints.join("; ")
+    };
+    question.expected.reference_values = attestation::ReferenceValues::Pcrs(Default::default());
+    assert!(hints(&material, &question).contains("--image app.eif"));
+    question.expected.roots = attestation::Roots::aws();
+    assert!(hints(&material, &question).contains("--root FILE"));
+    let question = scene.question(Questions::default());
+    let old = Material {
+        at: Some(scene::later(std::time::Duration::from_secs(1 << 20))),
+        ..scene.live(&Questions::default())
+    };
+    assert!(hints(&old, &question).contains("this machine's clock"));
+    assert!(hints(&Material { source: Source::Bundle, ..old }, &question).contains("--at"));
+    let another = Scene::of_image(0x22);
+    let question = Question { expected: another.question(Questions::default()).expected, ..question };
+    assert!(hints(&another.live(&Questions::default()), &question).contains("another image"));
+}
+
+/// A document of another maker is judged for what it is: nothing of this framework is read into it.
+#[test]
+fn a_document_without_a_statement_says_nothing_of_operators() {
+    let scene = Scene::booted();
+    let document = scene.attest(&NONCE, Some(b"\x12\x20 and a digest".to_vec()));
+    let material =
+        Material { document, bundle: None, source: Source::Document, ..scene.live(&Questions::default()) };
+    let verdict = judge(&material, &scene.question(Questions::default()));
+    assert!(verdict.verified, "{verdict}");
+    let found =
+        |check: &str| verdict.checks.iter().find(|row| row.check == check).unwrap().found.clone().unwrap();
+    assert!(found("control channel").contains("nothing says that this is one"));
+    assert!(found("binding statement").starts_with("none"));
+}
+
 #[test]
 fn a_running_enclave_with_a_ledger_is_verified() {
     let scene = Scene::booted();
