@@ -1,7 +1,7 @@
 //! The `nitro` backend: AWS Nitro Enclaves through `nitro-cli`.
 //!
-//! The arguments and the JSON follow the tool's own documentation and are tested against a stand-in; real hardware has
-//! not been seen yet, which `docs/guide/backends.md` says too.
+//! The arguments and the JSON follow the tool's source and documentation and are tested against a stand-in; real hardware
+//! has not been seen yet, which `docs/guide/backends.md` says too.
 
 use std::{
     path::{Path, PathBuf},
