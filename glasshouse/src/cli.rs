@@ -59,6 +59,13 @@ pub(crate) enum Command {
     Doctor(DoctorArgs),
     /// Print the path of the certificate of the development root, which signs for simulated enclaves. Made at first use.
     DevRoot,
+    /// Print a completion script for a shell.
+    Completions {
+        /// Which shell.
+        shell: manual::Shell,
+    },
+    /// Print the manual page.
+    Man,
     /// Set up and run the first process of a namespace enclave. Used by `run`.
     #[command(hide = true)]
     LocalEnclave(LocalEnclaveArgs),
@@ -394,4 +401,26 @@ pub(crate) struct LocalEnclaveArgs {
     pub(crate) stage: String,
     /// The JSON of `backend::local::Setup`.
     pub(crate) setup: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn manual_and_completions_have_every_verb_but_those_of_the_program_itself() {
+        Cli::command().debug_assert();
+        let page = String::from_utf8(manual::page(&Cli::command())).unwrap();
+        let script = String::from_utf8(manual::completions(Cli::command(), manual::Shell::Bash)).unwrap();
+        for verb in Cli::command().get_subcommands() {
+            let heading = format!(".SH \"GLASSHOUSE {}\"", verb.get_name().to_uppercase());
+            assert_eq!(page.contains(&heading), !verb.is_hide_set(), "{heading}");
+            assert!(
+                verb.is_hide_set() || script.contains(&format!("glasshouse,{}", verb.get_name())),
+                "{verb}"
+            );
+        }
+    }
 }

@@ -33,7 +33,7 @@ mod verify;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use nsm::sim::DevelopmentRoot;
 use tracing_subscriber::EnvFilter;
 
@@ -82,6 +82,14 @@ fn dispatch(command: Command, is_verbose: bool) -> Result<Exit> {
             let folder = paths::data()?;
             DevelopmentRoot::load_or_create(&folder)?;
             output::print(&folder.join("root.pem").display().to_string())?;
+            Ok(Exit::Done)
+        }
+        Command::Completions { shell } => {
+            output::print_all(&manual::completions(Cli::command(), shell))?;
+            Ok(Exit::Done)
+        }
+        Command::Man => {
+            output::print_all(&manual::page(&Cli::command()))?;
             Ok(Exit::Done)
         }
         Command::LocalEnclave(args) => {

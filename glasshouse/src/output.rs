@@ -3,7 +3,7 @@
 use std::{
     borrow::Cow,
     fs::File,
-    io::{self, BufWriter, ErrorKind, IsTerminal, Write},
+    io::{self, ErrorKind, IsTerminal, Write},
     path::Path,
     time::Duration,
 };
@@ -22,8 +22,13 @@ pub(crate) fn print(line: &str) -> Result<()> {
 
 /// Prints one result line of any bytes.
 pub(crate) fn print_bytes(line: &[u8]) -> Result<()> {
-    let mut out = BufWriter::new(io::stdout().lock());
-    let done = out.write_all(line).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush());
+    print_all(&[line, b"\n"].concat())
+}
+
+/// Prints this and nothing else. A closed pipe is a normal end of whoever reads.
+pub(crate) fn print_all(bytes: &[u8]) -> Result<()> {
+    let mut out = io::stdout().lock();
+    let done = out.write_all(bytes).and_then(|()| out.flush());
     match done {
         Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
         done => Ok(done?),

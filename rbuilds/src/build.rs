@@ -237,6 +237,7 @@ fn build_and<D>(
         application: &application,
         manifest: &manifest,
         kernel_version: &boot.kernel_version,
+        folder: directory_of(input.output),
         image: output.file(),
     };
     let documents = document(&made).map_err(unwritable)?;

@@ -34,6 +34,13 @@ pub(crate) enum Command {
     VerifySignature(VerifySignatureArgs),
     /// Build an image again from its inputs, and show in what the result differs.
     Verify(VerifyArgs),
+    /// Print a completion script for a shell.
+    Completions {
+        /// Which shell.
+        shell: manual::Shell,
+    },
+    /// Print the manual page.
+    Man,
 }
 
 #[derive(Debug, Args)]

@@ -93,6 +93,8 @@ pub(crate) struct Made<'a> {
     /// The measured manifest, canonical JSON.
     pub(crate) manifest: &'a [u8],
     pub(crate) kernel_version: &'a str,
+    /// Where there is room for temporary files.
+    pub(crate) folder: &'a Path,
     /// The image, to be hashed.
     pub(crate) image: &'a File,
 }
@@ -105,7 +107,7 @@ pub(crate) fn describe(made: &Made<'_>) -> io::Result<Documents> {
     // The image is read once more while the application's files are looked through.
     let (image, inventory) = thread::scope(|scope| {
         let image = scope.spawn(|| image_digest(made.image));
-        let inventory = Inventory::of(&made.application.tree);
+        let inventory = Inventory::of(&made.application.tree, made.folder);
         (image.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), inventory)
     });
     let framework = Framework { report: made.report, kernel_version: made.kernel_version };

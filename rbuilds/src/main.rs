@@ -13,7 +13,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use rbuilds::{
     BuildInput, InspectOptions, Limits, Network, Project, ProjectError, RegistryOptions, Step, Verification,
     diff, inspect,
@@ -60,6 +60,8 @@ fn run(command: Command) -> Result<ExitCode> {
             print(&verification, args.json)?;
             Ok(if verification.reproduced() { ExitCode::SUCCESS } else { ExitCode::from(DIFFERENT) })
         }
+        Command::Completions { shell } => print_all(&manual::completions(Cli::command(), shell)),
+        Command::Man => print_all(&manual::page(&Cli::command())),
     }
 }
 
@@ -91,6 +93,15 @@ fn progress(step: Step<'_>) {
     if stderr.is_terminal() {
         // A closed stderr leaves nobody to tell.
         let _ = writeln!(stderr, "{step}");
+    }
+}
+
+/// Prints a text of many lines. A closed pipe is a normal end of whoever reads.
+fn print_all(text: &[u8]) -> Result<ExitCode> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(e.into()),
+        _ => Ok(ExitCode::SUCCESS),
     }
 }
 

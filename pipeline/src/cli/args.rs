@@ -146,7 +146,7 @@ pub enum Command {
     /// Print a completion script for a shell
     Completions {
         /// Which shell
-        shell: clap_complete::Shell,
+        shell: manual::Shell,
     },
     /// Print the manual page
     Man,

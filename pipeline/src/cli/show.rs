@@ -7,7 +7,6 @@ use std::{
 };
 
 use clap::CommandFactory;
-use clap_mangen::Man;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::io::AsyncWrite;
@@ -296,47 +295,11 @@ pub(super) fn transcript(
 }
 
 /// Prints a completion script.
-pub(super) fn completions(shell: clap_complete::Shell) -> Result<u8, Failure> {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Args::command(), "pipeline", &mut script);
-    print(&script).map(|()| 0)
+pub(super) fn completions(shell: manual::Shell) -> Result<u8, Failure> {
+    print(&manual::completions(Args::command(), shell)).map(|()| 0)
 }
 
 /// Prints the manual page: one, with all verbs.
 pub(super) fn man() -> Result<u8, Failure> {
-    let command = Args::command();
-    let man = Man::new(command.clone());
-    let mut page = Vec::new();
-    let rendered = man
-        .render_title(&mut page)
-        .and_then(|()| man.render_name_section(&mut page))
-        .and_then(|()| man.render_synopsis_section(&mut page))
-        .and_then(|()| man.render_description_section(&mut page))
-        .and_then(|()| man.render_options_section(&mut page))
-        .and_then(|()| manual_of_verbs(&command, command.get_name(), &mut page))
-        .and_then(|()| man.render_extra_section(&mut page))
-        .and_then(|()| man.render_version_section(&mut page));
-    rendered.map_err(Failure::channel)?;
-    print(&page).map(|()| 0)
-}
-
-/// A section for each verb below `command`, in which the sections of a page of its own are paragraphs.
-fn manual_of_verbs(command: &clap::Command, name: &str, page: &mut Vec<u8>) -> io::Result<()> {
-    for verb in command.get_subcommands().filter(|verb| !verb.is_hide_set()) {
-        let name = format!("{name} {}", verb.get_name());
-        let man = Man::new(verb.clone().bin_name(&name));
-        let mut sections = Vec::new();
-        man.render_synopsis_section(&mut sections)?;
-        man.render_description_section(&mut sections)?;
-        man.render_options_section(&mut sections)?;
-        writeln!(page, ".SH \"{}\"", name.to_uppercase())?;
-        page.extend(
-            String::from_utf8_lossy(&sections)
-                .replace("\n.SH ", "\n.SS ")
-                .replacen(".SH ", ".SS ", 1)
-                .bytes(),
-        );
-        manual_of_verbs(verb, &name, page)?;
-    }
-    Ok(())
+    print(&manual::page(&Args::command())).map(|()| 0)
 }

@@ -13,11 +13,13 @@ mod go;
 mod node;
 mod purl;
 mod python;
+mod rpm;
 mod rust;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{self, BufReader, Read},
+    path::Path,
 };
 
 use crate::{
@@ -92,7 +94,8 @@ pub(crate) struct Malformed(pub(crate) &'static str);
 impl Malformed {
     const UNREADABLE: Self = Self("it could not be read");
     const TOO_LONG: Self = Self("longer than such a file is read");
-    const RPM: Self = Self("rpm database found, not read");
+    const RPM_IN_BERKELEY_DB: Self = Self("rpm database of Berkeley DB, which no kept library reads");
+    const RPM_IN_NDB: Self = Self("rpm database in the format ndb, which no library reads but rpm's own");
 }
 
 /// One package as a parser finds it.
@@ -167,6 +170,8 @@ enum Witness {
     Dpkg,
     Apk,
     Rpm,
+    /// rpm's database in a format that is not read, and why.
+    OtherRpm(Malformed),
     Python,
     Node,
     Program,
@@ -180,8 +185,14 @@ impl Witness {
             _ => {}
         }
         let (directory, name) = path.rsplit_once_byte(b'/');
-        let is_rpm = matches!(name, b"rpmdb.sqlite" | b"Packages" | b"Packages.db")
-            && matches!(directory, b"var/lib/rpm" | b"usr/lib/sysimage/rpm" | b"usr/share/rpm");
+        if matches!(directory, b"var/lib/rpm" | b"usr/lib/sysimage/rpm" | b"usr/share/rpm") {
+            match name {
+                b"rpmdb.sqlite" => return Some(Self::Rpm),
+                b"Packages" => return Some(Self::OtherRpm(Malformed::RPM_IN_BERKELEY_DB)),
+                b"Packages.db" => return Some(Self::OtherRpm(Malformed::RPM_IN_NDB)),
+                _ => {}
+            }
+        }
         let is_python = (name == b"METADATA" && directory.ends_with(b".dist-info"))
             || (name == b"PKG-INFO" && directory.ends_with(b".egg-info"))
             || name.ends_with(b".egg-info");
@@ -191,7 +202,6 @@ impl Witness {
             () if directory == b"var/lib/dpkg/status.d" => {
                 (!name.ends_with(b".md5sums")).then_some(Self::Dpkg)
             }
-            () if is_rpm => Some(Self::Rpm),
             () if is_python => Some(Self::Python),
             () if node::is_package(path) => Some(Self::Node),
             () if is_program => Some(Self::Program),
@@ -215,14 +225,14 @@ impl SplitAtLast for [u8] {
 }
 
 impl Inventory {
-    /// Looks through a tree.
-    pub(crate) fn of(tree: &Tree) -> Self {
+    /// Looks through a tree. What has to be copied to be read is copied into `folder`, and gone afterwards.
+    pub(crate) fn of(tree: &Tree, folder: &Path) -> Self {
         let mut inventory = Self { os: os_of(tree), ..Self::default() };
-        let mut programs_seen = BTreeSet::new();
+        let mut search = Search { tree, folder, programs_seen: BTreeSet::new() };
         for (path, id, inode) in tree.iter() {
             let Kind::File(content) = &inode.kind else { continue };
             let Some(witness) = Witness::of(path.as_bytes(), inode.mode) else { continue };
-            if let Err(reason) = inventory.hear(witness, path, id, content, &mut programs_seen) {
+            if let Err(reason) = inventory.hear(&mut search, witness, path, id, content) {
                 inventory.cannot_read(path, reason);
             }
         }
@@ -241,16 +251,22 @@ impl Inventory {
 
     fn hear(
         &mut self,
+        search: &mut Search<'_>,
         witness: Witness,
         path: &EntryPath,
         id: InodeId,
         content: &Content,
-        programs_seen: &mut BTreeSet<InodeId>,
     ) -> Result<(), Malformed> {
         match witness {
             Witness::Dpkg => self.hear_database(path, content, dpkg::read),
             Witness::Apk => self.hear_database(path, content, apk::read),
-            Witness::Rpm => Err(Malformed::RPM),
+            Witness::Rpm => {
+                let os = self.os.clone();
+                let database = rpm::Database { file: content, journal: search.journal_of(path) };
+                let place = path.to_string();
+                rpm::read(&database, &os, search.folder, &mut |item| self.take(item, path, &place))
+            }
+            Witness::OtherRpm(reason) => Err(reason),
             Witness::Python => {
                 let item = python::read(BufReader::new(open(content, MAX_DATABASE_BYTES)?))?;
                 self.add(item, &path.to_string());
@@ -265,7 +281,7 @@ impl Inventory {
                 Ok(())
             }
             // Another name of the same program says nothing new.
-            Witness::Program if programs_seen.insert(id) => self.hear_program(path, content),
+            Witness::Program if search.programs_seen.insert(id) => self.hear_program(path, content),
             Witness::Program => Ok(()),
         }
     }
@@ -279,13 +295,16 @@ impl Inventory {
         let reader: Box<dyn Read> = Box::new(open(content, MAX_DATABASE_BYTES)?);
         let os = self.os.clone();
         let place = path.to_string();
-        read(BufReader::new(reader), &os, &mut |item| match item {
-            Ok(item) => {
-                self.add(item, &place);
-            }
+        read(BufReader::new(reader), &os, &mut |item| self.take(item, path, &place))
+            .map_err(|_| Malformed::UNREADABLE)
+    }
+
+    /// Takes what one entry of a database says.
+    fn take(&mut self, item: Result<Item, Malformed>, path: &EntryPath, place: &str) {
+        match item {
+            Ok(item) => drop(self.add(item, place)),
             Err(reason) => self.cannot_read(path, reason),
-        })
-        .map_err(|_| Malformed::UNREADABLE)
+        }
     }
 
     fn hear_program(&mut self, path: &EntryPath, content: &Content) -> Result<(), Malformed> {
@@ -336,6 +355,23 @@ impl Inventory {
             self.unread.push(Unread { path: path.to_string(), reason });
         } else {
             self.more_unread += 1;
+        }
+    }
+}
+
+/// What is looked through, and how far that has come.
+struct Search<'a> {
+    tree: &'a Tree,
+    folder: &'a Path,
+    programs_seen: BTreeSet<InodeId>,
+}
+
+impl<'a> Search<'a> {
+    /// The journal of an SQLite database.
+    fn journal_of(&self, database: &EntryPath) -> Option<&'a Content> {
+        match &self.tree.lookup(&[database.as_bytes(), b"-wal"].concat())?.kind {
+            Kind::File(content) => Some(content),
+            _ => None,
         }
     }
 }

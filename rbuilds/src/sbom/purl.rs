@@ -28,6 +28,21 @@ impl Purl {
         Self::of_distribution("apk", vendor, name, version, qualifiers)
     }
 
+    /// `rpm`: the vendor is lower case, the name as it is. The epoch is a qualifier, not part of the version.
+    pub(crate) fn rpm(
+        vendor: &str,
+        name: &str,
+        version: &str,
+        epoch: Option<u32>,
+        qualifiers: Distribution<'_>,
+    ) -> Self {
+        let mut purl = Self::of_distribution("rpm", vendor, name, version, qualifiers);
+        name.clone_into(&mut purl.name);
+        purl.qualifiers.extend(epoch.map(|epoch| ("epoch", epoch.to_string())));
+        purl.qualifiers.sort_unstable();
+        purl
+    }
+
     /// `pypi`: the name is normalised as the packaging guide says, lower case with single dashes.
     pub(crate) fn pypi(name: &str, version: &str) -> Self {
         let parts: Vec<&str> = name.split(['-', '_', '.']).filter(|part| !part.is_empty()).collect();
@@ -168,6 +183,17 @@ mod tests {
         for (purl, expected) in cases {
             assert_eq!(purl.to_string(), expected);
         }
+    }
+
+    /// From the specification's examples, but for the source package.
+    #[test]
+    fn an_epoch_stands_in_order_of_keys_and_the_name_of_an_rpm_as_it_is() {
+        let qualifiers = |distro, upstream| Distribution { arch: Some("i386"), distro, upstream };
+        let curl = Purl::rpm("Fedora", "curl", "7.50.3-1.fc25", None, qualifiers(Some("fedora-25"), None));
+        assert_eq!(curl.to_string(), "pkg:rpm/fedora/curl@7.50.3-1.fc25?arch=i386&distro=fedora-25");
+        let source = Some("Perl-1-1.src.rpm");
+        let perl = Purl::rpm("opensuse", "Perl", "1-1", Some(4), qualifiers(None, source));
+        assert_eq!(perl.to_string(), "pkg:rpm/opensuse/Perl@1-1?arch=i386&epoch=4&upstream=Perl-1-1.src.rpm");
     }
 
     #[test]

@@ -31,6 +31,10 @@ pub(super) fn purls(
     (found, malformed)
 }
 
+fn inventory_of(tree: &Tree) -> Inventory {
+    Inventory::of(tree, tempfile::tempdir().unwrap().path())
+}
+
 /// A tree of files with these modes.
 fn tree(files: &[(&str, u32, &[u8])]) -> Tree {
     let mut tree = Tree::new();
@@ -63,7 +67,7 @@ fn each_kind_of_package_is_found_where_it_is_installed() {
         encoder.finish().unwrap()
     };
     let rust = program(&[(".dep-v0", 0, &crates)]);
-    let inventory = Inventory::of(&tree(&[
+    let inventory = inventory_of(&tree(&[
         ("usr/lib/os-release", 0o644, b"ID=debian\nVERSION_ID=\"12\"\n"),
         ("var/lib/dpkg/status.d/base", 0o644, b"Package: base-files\nVersion: 12.4\nArchitecture: amd64\n"),
         ("var/lib/dpkg/status.d/base.md5sums", 0o644, b"0123  usr/lib/x\n"),
@@ -97,21 +101,26 @@ fn each_kind_of_package_is_found_where_it_is_installed() {
 
 #[test]
 fn what_is_not_read_is_named() {
-    let inventory = Inventory::of(&tree(&[
+    let inventory = inventory_of(&tree(&[
         ("a/node_modules/x/package.json", 0o644, b"{"),
         ("usr/bin/go", 0o755, &program(&[(".go.buildinfo", 0, b"damaged")])),
         ("usr/lib/sysimage/rpm/rpmdb.sqlite", 0o644, b"SQLite format 3\0"),
+        ("usr/lib/sysimage/rpm/Packages.db", 0o644, b"RpmP"),
         ("var/lib/dpkg/status", 0o644, b"Package: a\n\nPackage: b\nVersion: 1\n"),
+        ("var/lib/rpm/Packages", 0o644, b""),
     ]));
     let paths: Vec<_> = unread(&inventory).into_iter().map(|(path, _)| path).collect();
     let expected = [
         "/a/node_modules/x/package.json",
         "/usr/bin/go",
+        "/usr/lib/sysimage/rpm/Packages.db",
         "/usr/lib/sysimage/rpm/rpmdb.sqlite",
         "/var/lib/dpkg/status",
+        "/var/lib/rpm/Packages",
     ];
     assert_eq!(paths, expected);
-    assert!(unread(&inventory).contains(&(expected[2], "rpm database found, not read")));
+    let reason = |path: &str| unread(&inventory).into_iter().find(|(of, _)| *of == path).unwrap().1;
+    assert!(reason(expected[2]).contains("ndb") && reason(expected[5]).contains("Berkeley DB"));
     assert_eq!(found(&inventory), ["pkg:deb/debian/b@1"]);
 }
 
@@ -136,7 +145,7 @@ fn a_file_too_long_to_be_a_package_is_not_read() {
     let mut tree = Tree::new();
     let entry = NewEntry::Inode(Inode { mode: 0o644, uid: 0, gid: 0, kind, xattrs: Box::default() });
     tree.insert(&EntryPath::parse(b"var/lib/dpkg/status").unwrap(), entry).unwrap();
-    let inventory = Inventory::of(&tree);
+    let inventory = inventory_of(&tree);
     assert_eq!(unread(&inventory), [("/var/lib/dpkg/status", "longer than such a file is read")]);
 }
 
@@ -144,10 +153,10 @@ proptest! {
     #[test]
     fn any_bytes_under_any_name_end_in_an_inventory(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
         let names = [
-            "etc/os-release", "var/lib/dpkg/status", "lib/apk/db/installed", "x.egg-info",
+            "etc/os-release", "var/lib/rpm/rpmdb.sqlite", "var/lib/dpkg/status", "lib/apk/db/installed", "x.egg-info",
             "node_modules/x/package.json", "usr/bin/x",
         ];
         let files: Vec<_> = names.iter().map(|name| (*name, 0o755, &bytes[..])).collect();
-        Inventory::of(&tree(&files));
+        inventory_of(&tree(&files));
     }
 }
