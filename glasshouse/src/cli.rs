@@ -328,7 +328,9 @@ pub(crate) struct ExecArgs {
     pub(crate) run: pipeline::cli::RunArgs,
 }
 
+// The group that the derived code would make has the name of the one in the arguments within.
 #[derive(Debug, Args)]
+#[group(skip)]
 pub(crate) struct ShellArgs {
     /// The enclave's name.
     pub(crate) name: String,

@@ -1,7 +1,7 @@
 //! Compressed files of layers kept between builds: runs of blocks of a file system (`docs/spec/erofs.md`), each made of the
 //! files that some neighbouring layers have in the image.
 //!
-//! `layers/HEX.run` in the cache folder holds the blocks, then what each part has, its length, and the SHA-256 of all that. HEX
+//! `layers/HEX.run` in the cache folder holds the blocks, then what each part has, its length, and the BLAKE3 of all that. HEX
 //! names this very program, and of each file the digest of the layer that it came from, which this build has checked, and
 //! its place there. So what another program, or other files, made has another name, and what was damaged since has another
 //! digest. Nothing proves that whoever wrote it compressed those files: `verify` takes none of it (decision 0032).
@@ -108,13 +108,19 @@ pub(crate) fn find_all(cache: &LayerCache, names: &[Option<Digest>]) -> Vec<Opti
 /// Reads a kept run, if it is as it was written.
 fn read(file: &Content) -> Option<KeptRun> {
     let data_bytes = file.len().checked_sub(END_BYTES)?;
-    let mut digest = HashingReader::new(file.part(0, file.len() - 32).open().ok()?);
+    let mut hashed = file.part(0, file.len() - 32).open().ok()?;
+    let mut digest = blake3::Hasher::new();
     let mut buffer = vec![0; BUFFER_BYTES];
-    while digest.read(&mut buffer).ok()? > 0 {}
+    loop {
+        match hashed.read(&mut buffer).ok()? {
+            0 => break,
+            n => digest.update(buffer.get(..n)?),
+        };
+    }
     let mut end = [0; 40];
     file.read_exact_at(&mut end, data_bytes).ok()?;
     let (parts_bytes, expected) = end.split_first_chunk::<8>()?;
-    if digest.digest().as_ref() != expected {
+    if digest.finalize().as_bytes() != expected {
         return None;
     }
     let parts_bytes = u64::from_le_bytes(*parts_bytes);
@@ -135,7 +141,7 @@ pub(crate) struct RunFile {
 
 struct Hashed {
     file: File,
-    digest: Option<Context>,
+    digest: Option<blake3::Hasher>,
 }
 
 impl RunFile {
@@ -149,7 +155,7 @@ impl RunFile {
             }
             None => (None, tempfile::tempfile_in(folder)?),
         };
-        let digest = output.is_some().then(|| Context::new(&SHA256));
+        let digest = output.is_some().then(blake3::Hasher::new);
         Ok(Self { file: BufWriter::with_capacity(BUFFER_BYTES, Hashed { file, digest }), output })
     }
 
@@ -161,7 +167,7 @@ impl RunFile {
         }
         let Hashed { mut file, digest } = self.file.into_inner()?;
         if let (Some(output), Some(digest)) = (self.output, digest) {
-            file.write_all(digest.finish().as_ref())?;
+            file.write_all(digest.finalize().as_bytes())?;
             let _ = output.publish();
         }
         file.seek(SeekFrom::Start(0))?;

@@ -25,9 +25,9 @@ use std::{
 use crate::{
     Digest,
     content::Content,
-    digest::HashingReader,
     path::EntryPath,
     tree::{InodeId, Kind, Tree},
+    unpacked::digest_of,
 };
 pub(crate) use cyclonedx::{Framework, render};
 use elf::Elf;
@@ -399,12 +399,6 @@ fn open(content: &Content, limit: u64) -> Result<impl Read + 'static, Malformed>
         return Err(Malformed::TOO_LONG);
     }
     content.open().map_err(|_| Malformed::UNREADABLE)
-}
-
-fn digest_of(content: &Content) -> io::Result<Digest> {
-    let mut reader = HashingReader::new(content.open()?);
-    io::copy(&mut reader, &mut io::sink())?;
-    Ok(reader.digest())
 }
 
 #[cfg(test)]
