@@ -6,7 +6,7 @@
 
 use std::io::{self, Write};
 
-use clap::Command;
+use clap::{Arg, Command};
 use clap_mangen::Man;
 
 pub use clap_complete::Shell;
@@ -21,8 +21,11 @@ pub fn completions(mut command: Command, shell: Shell) -> Vec<u8> {
 
 /// The manual page of `command`, in roff: one page, with all its verbs but hidden ones.
 pub fn page(command: &Command) -> Vec<u8> {
+    // Arguments may be put together only when they are asked for.
+    let mut command = command.clone().disable_help_subcommand(true);
+    command.build();
     let mut page = Vec::new();
-    write_page(command, &mut page).expect("memory takes whatever is written");
+    write_page(&command, &mut page).expect("memory takes whatever is written");
     page
 }
 
@@ -39,6 +42,14 @@ fn write_page(command: &Command, page: &mut Vec<u8>) -> io::Result<()> {
     command.get_version().map_or(Ok(()), |_| man.render_version_section(page))
 }
 
+/// A verb without the options that it has from the command above it, which told of them.
+fn without_those_of(command: &Command, verb: Command) -> Command {
+    let is_from_above = |arg: &Arg| {
+        command.get_arguments().any(|above| above.is_global_set() && above.get_id() == arg.get_id())
+    };
+    verb.mut_args(|arg| if is_from_above(&arg) { arg.hide(true) } else { arg })
+}
+
 /// What the help ends with, which few commands have.
 fn write_extra(command: &Command, man: &Man, page: &mut Vec<u8>) -> io::Result<()> {
     let extra = command.get_after_long_help().or(command.get_after_help());
@@ -49,7 +60,7 @@ fn write_extra(command: &Command, man: &Man, page: &mut Vec<u8>) -> io::Result<(
 fn write_verbs(command: &Command, name: &str, page: &mut Vec<u8>) -> io::Result<()> {
     for verb in command.get_subcommands().filter(|verb| !verb.is_hide_set()) {
         let name = format!("{name} {}", verb.get_name());
-        let man = Man::new(verb.clone().bin_name(&name));
+        let man = Man::new(without_those_of(command, verb.clone()).bin_name(&name));
         let mut sections = Vec::new();
         man.render_synopsis_section(&mut sections)?;
         man.render_description_section(&mut sections)?;
@@ -65,14 +76,15 @@ fn write_verbs(command: &Command, name: &str, page: &mut Vec<u8>) -> io::Result<
 
 #[cfg(test)]
 mod tests {
-    use clap::Arg;
-
     use super::*;
 
     fn program() -> Command {
-        let inner = Command::new("inner").about("Goes deeper").arg(Arg::new("far-away").long("far-away"));
+        let inner = Command::new("inner").about("Goes deeper");
+        let inner = inner.defer(|inner| inner.arg(Arg::new("far-away").long("far-away")));
+        let everywhere = Arg::new("everywhere").long("everywhere").global(true);
         let outer = Command::new("outer").subcommand(inner).after_help("Told at the end.");
         Command::new("prog")
+            .arg(everywhere)
             .about("Does things")
             .subcommand(outer)
             .subcommand(Command::new("secret").hide(true))
@@ -87,6 +99,8 @@ mod tests {
             assert!(page.contains(words), "{words}: {page}");
         }
         assert!(!page.to_lowercase().contains("secret"), "{page}");
+        let options = page.lines().filter(|line| line.starts_with("\\fB\\-\\-everywhere")).count();
+        assert_eq!(options, 1, "an option of all verbs is told once: {page}");
         let sections = page.lines().filter(|line| line.starts_with(".SH")).count();
         let verbs = page.matches(".SH \"PROG").count();
         assert_eq!((sections, verbs), (6, 2), "the sections of verbs are paragraphs: {page}");
