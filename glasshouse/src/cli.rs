@@ -313,7 +313,7 @@ const CONTROL: &str = "Who entered";
 #[derive(Debug, Args)]
 pub(crate) struct OperatorArgs {
     /// Your OpenSSH key: a private key's file, or a .pub file whose private key the ssh agent has. Default:
-    /// ~/.ssh/id_ed25519, then ~/.ssh/id_ecdsa, then the agent's first.
+    /// ~/.ssh/id_ed25519, then ~/.ssh/id_ecdsa, then the agent's others, until the enclave knows one.
     #[arg(short, long, value_name = "FILE", env = "PIPELINE_IDENTITY")]
     pub(crate) identity: Option<PathBuf>,
 }
@@ -376,10 +376,10 @@ pub(crate) enum SecretsCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct CpArgs {
-    /// What to copy: NAME:/path in an enclave, or a path of this machine; "-" is standard input.
-    pub(crate) from: OsString,
-    /// Where to: the other of both; "-" is standard output.
-    pub(crate) to: OsString,
+    /// What to copy, and last where to. One side is NAME:/path in an enclave, the other of this machine; "-" is standard
+    /// input or output. With a "/" at its end, or as one of several, it is copied into the target.
+    #[arg(required = true, num_args = 2.., value_names = ["FROM", "TO"], value_hint = clap::ValueHint::AnyPath)]
+    pub(crate) paths: Vec<OsString>,
     /// Copy a directory out of the enclave. Into it, what is a directory here is known.
     #[arg(short, long)]
     pub(crate) recursive: bool,

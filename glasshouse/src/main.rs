@@ -10,6 +10,7 @@
 mod backend;
 mod build;
 mod cli;
+mod copy;
 mod dockerfile;
 mod doctor;
 mod enclave;

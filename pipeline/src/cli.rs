@@ -6,6 +6,7 @@ mod connect;
 mod keys;
 mod listen;
 mod operate;
+mod own_keys;
 mod secret;
 mod show;
 mod terminal;
@@ -13,6 +14,8 @@ mod terminal;
 use std::{ffi::OsString, process::ExitCode};
 
 use clap::{CommandFactory, FromArgMatches};
+
+use crate::reply::{Code, Refusal};
 
 pub use args::{
     Args, Client, Command, ListenArgs, RunArgs, Secrets, Services, SetSecret, SettingArgs, ShellArgs,
@@ -29,7 +32,7 @@ pub enum Failure {
     Usage(String),
     /// The enclave refuses what was asked.
     #[error("{0}")]
-    Refused(crate::reply::Refusal),
+    Refused(Refusal),
     /// There is no enclave, or not the one expected, or the channel failed.
     #[error(transparent)]
     Channel(Box<dyn std::error::Error + Send + Sync>),
@@ -40,11 +43,25 @@ impl Failure {
         Self::Channel(error.into())
     }
 
+    /// What went wrong, with its causes, on one line.
+    pub fn line(&self) -> String {
+        show::chain(self)
+    }
+
     fn code(&self) -> u8 {
         match self {
             Self::Refused(_) => 1,
             Self::Usage(_) => 2,
             Self::Channel(_) => 3,
+        }
+    }
+
+    /// The exit status of `run` and `shell` when not the program but this one failed, as shells and container engines have it.
+    pub fn code_of_run(&self) -> u8 {
+        match self {
+            Self::Refused(Refusal { code: Code::NotFound, .. }) => 127,
+            Self::Refused(Refusal { code: Code::CannotStart, .. }) => 126,
+            _ => 125,
         }
     }
 }
@@ -57,9 +74,6 @@ impl From<crate::client::ClientError> for Failure {
         }
     }
 }
-
-/// The exit status of `run` and `shell` when not the program but this one failed, as container engines have it.
-const NOT_RUN_CODE: u8 = 125;
 
 /// Parses the words of the command line, the first of them the program's name, and does what they say.
 pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -92,6 +106,6 @@ pub fn run(args: Args) -> u8 {
     };
     outcome.unwrap_or_else(|failure| {
         show::failure(&failure);
-        if runs { NOT_RUN_CODE } else { failure.code() }
+        if runs { failure.code_of_run() } else { failure.code() }
     })
 }

@@ -8,7 +8,7 @@ use std::{
 
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions};
 use sys::{
-    pid1::{Launch, SpawnError},
+    pid1::{Launch, SpawnError, Step},
     session,
 };
 use tokio::io::unix::AsyncFd;
@@ -59,9 +59,10 @@ pub(crate) async fn start(
             tokio::task::spawn_blocking(spawn).await
         }
     };
-    let failed = |error: &dyn std::fmt::Display| {
-        Refusal::new(Code::CannotStart, format!("cannot start {program:?}: {error}"))
+    let refused = |code, error: &dyn std::fmt::Display| {
+        Refusal::new(code, format!("cannot start {program:?}: {error}"))
     };
+    let failed = |error: &dyn std::fmt::Display| refused(Code::CannotStart, error);
     match started {
         Ok(Ok(started)) => {
             let mut program = started.watch().map_err(|error| failed(&error))?;
@@ -69,8 +70,10 @@ pub(crate) async fn start(
             Ok(program)
         }
         Ok(Err(SpawnError { step, source })) => {
+            let is_missing = matches!(step, Step::Exec) && source.kind() == io::ErrorKind::NotFound;
             let error = SpawnError { step, source: io::Error::from(source.kind()) };
-            Err(failed(&format!("{error}: {source}")))
+            let code = if is_missing { Code::NotFound } else { Code::CannotStart };
+            Err(refused(code, &format!("{error}: {source}")))
         }
         Err(error) => Err(failed(&error)),
     }

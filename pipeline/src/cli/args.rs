@@ -43,7 +43,8 @@ Exit codes:
   2    bad arguments or configuration
   3    no connection, or not the enclave that was expected
 In a shell, ~. at the beginning of a line leaves it, also when the enclave answers no more.
-run and shell exit with the program's own status, with 128 + n when signal n ended it, and with 125 where there was no program.";
+run and shell exit with the program's own status, with 128 + n when signal n ended it, with 127 where there is no such
+program, 126 where it cannot be started, and 125 where anything else came between.";
 
 /// To whom, and as whom.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -63,7 +64,7 @@ pub struct Client {
     #[arg(long, value_name = "PORT", global = true, default_value_t = 9002)]
     pub port: u32,
     /// Your OpenSSH key: a private key's file, or a .pub file whose private key the ssh agent has. Default:
-    /// ~/.ssh/id_ed25519, then ~/.ssh/id_ecdsa, then the agent's first.
+    /// ~/.ssh/id_ed25519, then ~/.ssh/id_ecdsa, then the agent's others, until the enclave knows one.
     #[arg(short, long, value_name = "FILE", env = "PIPELINE_IDENTITY", global = true)]
     pub identity: Option<PathBuf>,
     #[command(flatten)]

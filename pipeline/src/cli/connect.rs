@@ -1,16 +1,13 @@
-//! Finds the enclave, what it has to be, and the operator's key.
+//! Finds the enclave and what it has to be, and shows it the operator's keys until it knows one.
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::time::Duration;
 
-use channel::ssh::{Agent, Identity, PrivateKey, PublicKey};
+use channel::io::OpenError;
 use transport::{Addr, Cid, Port};
 
-use super::{Client, Failure, config, terminal};
+use super::{Client, Failure, config, own_keys::OwnKeys};
 use crate::{
-    client::{self, Connection},
+    client::{self, ClientError, Connection},
     expected::Expected,
 };
 
@@ -29,62 +26,36 @@ pub(super) async fn connect(client: &Client, first: &[u8]) -> Result<Connection,
     let usage = |error: &dyn std::error::Error| Failure::Usage(super::show::chain(error));
     let expected = client.expected.read().map_err(|error| usage(&error))?;
     let expected = Expected::try_from(expected).map_err(|error| usage(&error))?;
-    let identity = identity(client.identity.as_deref()).await?;
     let timeout = Duration::from_secs(client.connect_timeout);
-    Ok(client::connect(&addr, &expected, Some(&*identity), first, timeout).await?)
-}
-
-async fn identity(named: Option<&Path>) -> Result<Box<dyn Identity>, Failure> {
-    let files = match named {
-        Some(path) => vec![path.to_owned()],
-        None => default_files(),
-    };
-    if let Some(path) = files.first() {
-        if let Some(key) = from_agent(path).await {
-            return Ok(key);
+    let mut offered = Vec::new();
+    let mut keys = OwnKeys::of(client.identity.as_deref()).await?;
+    let mut refused = None;
+    while let Some(key) = keys.next() {
+        match client::connect(&addr, &expected, Some(&*key.identity), first, timeout).await {
+            Err(error) if is_unknown(&error) => refused = Some(error),
+            outcome => return Ok(outcome?),
         }
-        if path.extension().is_some_and(|extension| extension == "pub") {
-            return Err(Failure::Usage(format!("{}: the ssh agent does not have this key", path.display())));
-        }
-        let mut ask = || terminal::passphrase(path);
-        let key = PrivateKey::load(path, &mut ask);
-        return Ok(Box::new(key.map_err(|error| {
-            Failure::Usage(format!("{}: {}", path.display(), super::show::chain(&error)))
-        })?));
+        offered.push(key.to_string());
     }
-    let keys = match Agent::from_env() {
-        Some(agent) => agent.keys().await.map_err(Failure::channel)?,
-        None => Vec::new(),
-    };
-    match keys.into_iter().next() {
-        Some(key) => Ok(Box::new(key)),
-        None => {
-            let message =
-                "there is no key to say who you are: give --identity, or make one with ssh-keygen -t ed25519";
-            Err(Failure::Usage(message.to_owned()))
-        }
+    match refused {
+        Some(source) => Err(Failure::channel(UnknownKeys { offered, source })),
+        None => Err(keys.none()),
     }
 }
 
-/// The key in the agent that belongs to a private key's file, so that nobody types its passphrase again.
-async fn from_agent(path: &Path) -> Option<Box<dyn Identity>> {
-    let agent = Agent::from_env()?;
-    let public = match path.extension() {
-        Some(extension) if extension == "pub" => path.to_owned(),
-        _ => {
-            let mut name = path.as_os_str().to_owned();
-            name.push(".pub");
-            PathBuf::from(name)
-        }
-    };
-    let wanted = PublicKey::from_line(&std::fs::read_to_string(public).ok()?).ok()?;
-    let key = agent.keys().await.ok()?.into_iter().find(|key| *key.public_key() == wanted)?;
-    Some(Box::new(key))
+/// Whether the enclave would let in somebody else.
+fn is_unknown(error: &ClientError) -> bool {
+    let ClientError::Open(error) = error else { return false };
+    matches!(
+        **error,
+        OpenError::Channel(channel::Error::Refused { refusal: channel::Refusal::UnknownKey, .. })
+    )
 }
 
-fn default_files() -> Vec<PathBuf> {
-    let Some(home) = std::env::var_os("HOME") else { return Vec::new() };
-    let folder = PathBuf::from(home).join(".ssh");
-    let files = ["id_ed25519", "id_ecdsa"].map(|name| folder.join(name));
-    files.into_iter().filter(|path| path.exists()).collect()
+/// None of an operator's keys is listed.
+#[derive(Debug, thiserror::Error)]
+#[error("not let in with {}", offered.join(", nor with "))]
+struct UnknownKeys {
+    offered: Vec<String>,
+    source: ClientError,
 }

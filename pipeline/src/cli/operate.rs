@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     client::{self, ClientError, Finished},
+    reply::Refusal,
     request::{Program, Request, Run, RunId, Setting, Shell},
     transfer::{self, TransferError, cli::TransferCommand},
 };
@@ -201,12 +202,17 @@ async fn set_secret(client: &Client, set: SetSecret) -> Result<u8, Failure> {
 }
 
 async fn carry_files(client: &Client, transfer: TransferCommand) -> Result<u8, Failure> {
+    // What is not there locally is no reason to disturb the enclave.
+    let (words, prepared) = (transfer.clone(), transfer.prepare().map_err(Failure::channel)?);
     let failed = |error: transfer::client::ClientError| match error {
-        transfer::client::ClientError::Transfer(TransferError::Peer(refusal)) => Failure::Refused(refusal),
+        transfer::client::ClientError::Transfer(TransferError::Peer(refusal)) => {
+            Failure::Refused(match words.advice(&refusal) {
+                Some(advice) => Refusal::new(refusal.code, format!("{}: {advice}", refusal.message)),
+                None => refusal,
+            })
+        }
         error => Failure::channel(error),
     };
-    // What is not there locally is no reason to disturb the enclave.
-    let prepared = transfer.prepare().map_err(failed)?;
     let mut connection = connect(client, &[]).await?;
     let resumes = prepared.resumes();
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::channel)?;

@@ -6,7 +6,7 @@
 mod show;
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs::File,
     io::{self, IsTerminal},
     os::{
@@ -25,7 +25,10 @@ use super::{
     client::{ClientError, download, upload},
     local_directory, local_file,
 };
-use crate::request::{RecvDir, RecvFile, Request, SendDir, SendFile};
+use crate::{
+    reply::{Code, Refusal},
+    request::{RecvDir, RecvFile, Request, SendDir, SendFile},
+};
 use show::Show;
 
 /// After how long without a byte the client gives up.
@@ -34,7 +37,7 @@ const IDLE: Duration = Duration::from_secs(60);
 const STREAM_MODE: u32 = 0o644;
 
 /// The verbs that move files.
-#[derive(Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum TransferCommand {
     /// Send a file into the enclave
     SendFile(SendFileArgs),
@@ -47,13 +50,13 @@ pub enum TransferCommand {
 }
 
 /// Arguments of `send-file`.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct SendFileArgs {
     /// The file, or "-" for standard input
     #[arg(value_hint = ValueHint::FilePath, required_unless_present = "localpath")]
     local: Option<PathBuf>,
     /// Its absolute path in the enclave; with a "/" at its end, the directory it goes into
-    #[arg(required_unless_present = "remotepath")]
+    #[arg(value_hint = ValueHint::Other, required_unless_present = "remotepath")]
     remote: Option<OsString>,
     /// The same as LOCAL
     #[arg(long, value_name = "LOCAL", conflicts_with = "local", requires = "remotepath")]
@@ -69,10 +72,10 @@ pub struct SendFileArgs {
 }
 
 /// Arguments of `recv-file`.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct RecvFileArgs {
     /// The file's absolute path in the enclave
-    #[arg(required_unless_present = "remotepath")]
+    #[arg(value_hint = ValueHint::Other, required_unless_present = "remotepath")]
     remote: Option<OsString>,
     /// Where it goes: a path, a directory that is there, or "-" for standard output [default: .]
     #[arg(value_hint = ValueHint::AnyPath)]
@@ -90,13 +93,13 @@ pub struct RecvFileArgs {
 }
 
 /// Arguments of `send-dir`.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct SendDirArgs {
     /// The directory
     #[arg(value_hint = ValueHint::DirPath, required_unless_present = "localdir")]
     local: Option<PathBuf>,
     /// Its absolute path in the enclave; it is made if it is not there
-    #[arg(required_unless_present = "remotedir")]
+    #[arg(value_hint = ValueHint::Other, required_unless_present = "remotedir")]
     remote: Option<OsString>,
     /// The same as LOCAL
     #[arg(long, value_name = "LOCAL", conflicts_with = "local", requires = "remotedir")]
@@ -112,10 +115,10 @@ pub struct SendDirArgs {
 }
 
 /// Arguments of `recv-dir`.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct RecvDirArgs {
     /// The directory's absolute path in the enclave
-    #[arg(required_unless_present = "remotedir")]
+    #[arg(value_hint = ValueHint::Other, required_unless_present = "remotedir")]
     remote: Option<OsString>,
     /// Where what is in it goes; it is made if it is not there
     #[arg(value_hint = ValueHint::DirPath, required_unless_present = "localdir")]
@@ -176,6 +179,46 @@ enum Side {
 }
 
 impl TransferCommand {
+    /// The verb, what it moves and where to.
+    pub fn words(&self) -> (&'static str, &OsStr, &OsStr) {
+        fn either<'a, T: AsRef<OsStr>>(one: &'a Option<T>, other: &'a Option<T>) -> &'a OsStr {
+            one.as_ref().or(other.as_ref()).map_or(OsStr::new(""), AsRef::as_ref)
+        }
+        match self {
+            Self::SendFile(SendFileArgs { local, remote, localpath, remotepath, .. }) => {
+                ("send-file", either(local, localpath), either(remote, remotepath))
+            }
+            Self::RecvFile(RecvFileArgs { local, remote, localpath, remotepath, .. }) => {
+                ("recv-file", either(remote, remotepath), either(local, localpath))
+            }
+            Self::SendDir(SendDirArgs { local, remote, localdir, remotedir, .. }) => {
+                ("send-dir", either(local, localdir), either(remote, remotedir))
+            }
+            Self::RecvDir(RecvDirArgs { local, remote, localdir, remotedir, .. }) => {
+                ("recv-dir", either(remote, remotedir), either(local, localdir))
+            }
+        }
+    }
+
+    /// What to do about a refusal that has a simple reason, for people.
+    pub(crate) fn advice(&self, refusal: &Refusal) -> Option<&'static str> {
+        let is_directory = refusal.message.ends_with("is a directory, not a file");
+        match (self, refusal.code) {
+            (Self::SendFile(_), Code::PathRefused) if is_directory => {
+                Some("with a \"/\" at the end of its path the file goes into it")
+            }
+            (Self::RecvFile(_), Code::PathRefused) if is_directory => {
+                Some("recv-dir, or cp -r, receives directories")
+            }
+            (Self::RecvFile(_) | Self::RecvDir(_), Code::NotFound)
+                if self.words().1.as_bytes().iter().any(|byte| b"*?[".contains(byte)) =>
+            {
+                Some("patterns are not expanded in an enclave: receive the directory, and --exclude the rest")
+            }
+            _ => None,
+        }
+    }
+
     /// Opens what is local, before anybody is asked for anything.
     ///
     /// # Errors
@@ -234,6 +277,7 @@ impl SendFileArgs {
         let local = self.local.or(self.localpath).unwrap_or_default();
         let mut path = self.remote.or(self.remotepath).unwrap_or_default().into_vec();
         if path.ends_with(b"/")
+            && !is_stream(&local)
             && let Some(name) = local.file_name()
         {
             path.extend_from_slice(name.as_bytes());

@@ -4,6 +4,7 @@
 
 mod enclave;
 mod interrupted;
+mod keys;
 mod terminal;
 
 use std::{
@@ -34,8 +35,10 @@ fn a_run_is_like_a_local_command() {
     assert_eq!(late.status.code(), Some(137));
     assert!(text(&late.stderr).contains("longer than it was allowed"), "{late:?}");
     let missing = enclave.run(&["run", "--", "no-such-program"]);
-    assert_eq!(missing.status.code(), Some(125));
+    assert_eq!(missing.status.code(), Some(127));
     assert!(text(&missing.stderr).contains("no-such-program"), "{missing:?}");
+    let directory = enclave.run(&["run", "--", "/"]);
+    assert_eq!(directory.status.code(), Some(126), "{directory:?}");
 }
 
 #[test]
@@ -181,5 +184,24 @@ fn the_program_explains_itself() {
         [".TH pipeline", "\"PIPELINE RUN\"", "no\\-wait", "\"PIPELINE SERVICES RESTART\"", "special\\-bits"]
     {
         assert!(page.contains(words), "{words}");
+    }
+}
+
+#[test]
+fn a_refusal_with_a_simple_reason_says_what_to_do() {
+    let enclave = Enclave::start();
+    let folder = enclave.folder.path().to_str().unwrap();
+    let here = enclave.path("alice.pub");
+    for (words, told) in [
+        (
+            ["send-file", here.to_str().unwrap(), folder],
+            "with a \"/\" at the end of its path the file goes into it",
+        ),
+        (["recv-file", folder, "/dev/null"], "recv-dir, or cp -r, receives directories"),
+        (["recv-file", "/no-such-*", folder], "patterns are not expanded"),
+    ] {
+        let refused = enclave.run(&words);
+        assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+        assert!(text(&refused.stderr).contains(told), "{refused:?}");
     }
 }

@@ -252,7 +252,9 @@ pub enum PrivateKeyError {
         mode: u32,
     },
     /// Not in OpenSSH's own format.
-    #[error("expected a private key that ssh-keygen made (\"{BEGIN}\")")]
+    #[error(
+        "expected a private key in OpenSSH's own format (\"{BEGIN}\"), into which ssh-keygen -p rewrites others"
+    )]
     Format,
     /// The key's type is not taken, or its public half is broken.
     #[error(transparent)]
@@ -270,7 +272,7 @@ pub enum PrivateKeyError {
         found: u32,
     },
     /// It is encrypted, and nobody gave a passphrase.
-    #[error("the private key is encrypted, and there is no passphrase")]
+    #[error("the private key is encrypted, and there is nobody to ask for its passphrase: ssh-add it")]
     NoPassphrase,
     /// The passphrase is not the key's.
     #[error("the passphrase is wrong")]
