@@ -9,7 +9,6 @@
 
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
-mod form;
 #[cfg(test)]
 #[expect(clippy::indexing_slicing, reason = "a vector without the member fails the test")]
 mod tests;
@@ -22,6 +21,7 @@ pub use text::{Base64, Hex, Name};
 use crate::batch::{self, NoncePath};
 use crate::digest::Sha256;
 use crate::document::MAX_DOCUMENT_BYTES;
+use crate::form;
 
 /// The version that this module writes and reads.
 pub const VERSION: u64 = 1;

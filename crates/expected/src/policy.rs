@@ -11,7 +11,7 @@ mod version;
 
 use std::collections::BTreeMap;
 
-use attestation::{ParseHexError, Pcr, PcrIndex};
+use attestation::{ParseHexError, Pcr, PcrIndex, form};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -64,7 +64,7 @@ pub struct Release {
 
 /// What is demanded of the control channel, from the weakest to the strongest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(try_from = "String")]
 pub enum ControlRequirement {
     /// Nobody has entered.
     NeverEntered,
@@ -72,6 +72,20 @@ pub enum ControlRequirement {
     Sealed,
     /// The manifest has no control channel, and nobody has entered.
     Absent,
+}
+
+impl TryFrom<String> for ControlRequirement {
+    type Error = String;
+
+    /// A text alone: what is derived takes `{ sealed = {} }`, too.
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        match text.as_str() {
+            "never-entered" => Ok(Self::NeverEntered),
+            "sealed" => Ok(Self::Sealed),
+            "absent" => Ok(Self::Absent),
+            _ => Err(format!("{text:?} is not never-entered, sealed or absent")),
+        }
+    }
 }
 
 /// Why a file is no policy.
@@ -152,11 +166,11 @@ pub enum PolicyError {
 #[serde(deny_unknown_fields)]
 struct RawPolicy {
     version: u32,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "form::objects")]
     release: Vec<RawRelease>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "form::table")]
     signer: RawSigner,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "form::table")]
     require: RawRequire,
 }
 

@@ -139,7 +139,10 @@ fn mistakes_are_refused_for_what_they_are() {
         (release("1.0", &full("0")) + "[require]\nminimum = 1\n", "unknown field `minimum`"),
         (release("1.0", &full("0")) + "[require]\negress_only = [\"host\"]\n", "no port"),
         (release("1.0", &full("0")) + "[require]\nabsent = [\"control\"]\n", "no JSON Pointer"),
-        (release("1.0", &full("0")) + "[require]\ncontrol = \"none\"\n", "unknown variant `none`"),
+        (
+            release("1.0", &full("0")) + "[require]\ncontrol = \"none\"\n",
+            "\"none\" is not never-entered, sealed or absent",
+        ),
         ("[signer]\npcr8 = [\"00\"]\n".to_owned(), "signer.pcr8"),
         (
             format!("[signer]\npcr8 = [\"{}\"]\n[require]\nminimum_version = \"1\"\n", value(1)),

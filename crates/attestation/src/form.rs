@@ -1,4 +1,5 @@
-//! Members as the specification has them and nothing else that serde would take: objects that are not arrays, and no null.
+//! Members as a specification has them and nothing else that serde would take: objects (of TOML: tables) that are not arrays, and
+//! no null. For `deserialize_with`, in whatever file others than this code read as well.
 
 use std::{fmt, marker::PhantomData};
 
@@ -6,7 +7,10 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 /// A member that is there, and then has a value.
-pub(super) fn present<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+///
+/// # Errors
+/// When it is anything else.
+pub fn present<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
     T: Deserialize<'de>,
@@ -15,7 +19,10 @@ where
 }
 
 /// The same for an object.
-pub(super) fn object<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+///
+/// # Errors
+/// When it is anything else.
+pub fn object<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
     T: Deserialize<'de>,
@@ -24,13 +31,28 @@ where
 }
 
 /// An array of objects.
-pub(super) fn objects<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+///
+/// # Errors
+/// When it is anything else.
+pub fn objects<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,
     T: Deserialize<'de>,
 {
     let objects = Vec::<Object<T>>::deserialize(deserializer)?;
     Ok(objects.into_iter().map(|Object(value)| value).collect())
+}
+
+/// An object with its members.
+///
+/// # Errors
+/// When it is anything else.
+pub fn table<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    Object::deserialize(deserializer).map(|Object(value)| value)
 }
 
 /// What is derived for a struct takes an array of its members as well.
