@@ -27,6 +27,9 @@ use crate::{
 
 /// How long programs of sessions that end with the server have to be killed and waited for.
 const CLEAN_UP: Duration = Duration::from_secs(2);
+/// Allocations of so many bytes go back to the system when they are freed: blocks of transfers and buffers of channels,
+/// which are larger, and which a crowd leaves behind in many pieces otherwise.
+pub const GIVEN_BACK_BYTES: u32 = 128 << 10;
 
 /// What a server needs to know.
 pub struct ServerConfig {
@@ -89,6 +92,7 @@ pub async fn run(
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServerError> {
     let ServerConfig { listen, module, operators, state, application, init, ledger, limits } = config;
+    sys::allocator::map_from(GIVEN_BACK_BYTES);
     let mut identity = channel::io::ServerConfig::generate()?;
     identity.deadline = limits.handshake;
     let trace = Arc::new(Trace::open(&state, module.clone()));

@@ -59,6 +59,8 @@ fn main() -> Result<()> {
 }
 
 async fn listen(socket: &str, root: &str) -> Result<()> {
+    // As the pipeline's server does.
+    sys::allocator::map_from(pipeline::server::GIVEN_BACK_BYTES);
     let listener = UnixListener::bind(socket)?;
     let (config, verbs) = (ServerConfig::generate()?, TransferVerbs::new(IDLE));
     loop {
