@@ -8,7 +8,7 @@ use super::gather::Source;
 pub(super) fn on_verification(error: &VerifyError, roots: &Roots, source: Source) -> Option<&'static str> {
     match error {
         VerifyError::UntrustedRoot { found, .. } if *found == TrustedRoot::Aws.sha256() => {
-            Some("the document is one of AWS's hardware: leave out --root, which replaces AWS's root")
+            Some("the document names AWS's root: leave out --root, which replaces it")
         }
         VerifyError::UntrustedRoot { .. } if roots.iter().any(|root| root == TrustedRoot::Aws) => Some(
             "no hardware of AWS made this document. If it is a simulated enclave's, pass --root FILE with the development root of \
