@@ -5,6 +5,7 @@
 use std::{
     fs::File,
     io::{self, Read},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
 
@@ -83,7 +84,11 @@ fn read_within(root: &Path, path: &str) -> io::Result<String> {
     let directory =
         rustix::fs::openat(CWD, root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let file = match rustix::fs::openat2(directory, path, flags, Mode::empty(), ResolveFlags::IN_ROOT) {
+    let opened = match rustix::fs::openat2(&directory, path, flags, Mode::empty(), ResolveFlags::IN_ROOT) {
+        Err(Errno::NOSYS) => open_without_links(directory, path, flags),
+        opened => opened,
+    };
+    let file = match opened {
         Ok(file) => File::from(file),
         Err(Errno::NOENT) => return Ok(String::new()),
         Err(errno) => return Err(errno.into()),
@@ -92,6 +97,17 @@ fn read_within(root: &Path, path: &str) -> io::Result<String> {
     file.take(MAX_ACCOUNTS_BYTES).read_to_end(&mut bytes)?;
     // Names that are not UTF-8 cannot be in a manifest.
     Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The same on kernels before Linux 5.6, which cannot resolve links that way: a path with links is refused (`ELOOP`, `ENOTDIR`).
+fn open_without_links(directory: OwnedFd, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let (folders, name) = path.rsplit_once('/').unwrap_or(("", path));
+    let mut at = directory;
+    for folder in folders.split('/').filter(|folder| !folder.is_empty()) {
+        let folder_flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        at = rustix::fs::openat(&at, folder, folder_flags, Mode::empty())?;
+    }
+    rustix::fs::openat(&at, name, flags | OFlags::NOFOLLOW, Mode::empty())
 }
 
 #[cfg(test)]
@@ -108,5 +124,24 @@ mod tests {
         symlink("/passwd.real", root.path().join("etc/passwd")).unwrap();
         assert_eq!(read_within(root.path(), "etc/passwd").unwrap(), "inside");
         assert_eq!(read_within(root.path(), "etc/group").unwrap(), "");
+    }
+
+    #[test]
+    fn without_openat2_files_are_read_and_links_refused() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(root.path().join("etc")).unwrap();
+        std::fs::write(root.path().join("etc/passwd"), "inside").unwrap();
+        symlink("/etc/hostname", root.path().join("etc/group")).unwrap();
+        symlink("etc", root.path().join("linked")).unwrap();
+        let open = |path| {
+            let directory = std::fs::File::open(root.path()).unwrap();
+            open_without_links(directory.into(), path, OFlags::RDONLY).map(File::from)
+        };
+        let mut text = String::new();
+        open("etc/passwd").unwrap().read_to_string(&mut text).unwrap();
+        assert_eq!(text, "inside");
+        assert_eq!(open("etc/group").unwrap_err(), Errno::LOOP);
+        assert_eq!(open("linked/passwd").unwrap_err(), Errno::NOTDIR);
+        assert_eq!(open("etc/shadow").unwrap_err(), Errno::NOENT);
     }
 }

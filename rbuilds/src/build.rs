@@ -200,6 +200,7 @@ fn build_and<D>(
     let mut intake = Intake::new(input.limits, directory_of(input.output), layer_cache.clone(), architecture);
     let application = take_in(&input.manifest.image, input.base_dir, &input.registry, &mut intake, progress)?;
     let measured = input.manifest.resolve(&application.config)?;
+    platform::check_age(&input.kernel.bzimage, &boot.kernel_version, &measured)?;
     platform::check_services(&measured, &application.tree, architecture)?;
     let manifest = measured.to_canonical_json();
     let (files, bytes) = extent(&application.tree);

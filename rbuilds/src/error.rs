@@ -127,6 +127,19 @@ pub enum Error {
         /// The kernel.
         path: PathBuf,
     },
+    /// The kernel lacks a system call that a part of the framework is built on.
+    #[error(
+        "{} is Linux {version}, and `[{part}]` in glasshouse.toml needs Linux 5.6 or later: use the kernel of `make kernel`, or \
+         leave that part out", path.display()
+    )]
+    KernelTooOld {
+        /// The kernel.
+        path: PathBuf,
+        /// What it says of itself.
+        version: String,
+        /// The part of the manifest.
+        part: &'static str,
+    },
     /// The image file is not an image or is damaged.
     #[error("{} is not a usable enclave image file", path.display())]
     Image {

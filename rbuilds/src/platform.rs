@@ -1,6 +1,6 @@
 //! Which processors an image is for. The kernel decides, and everything else in the image has to agree.
 
-use std::io;
+use std::{io, path::Path};
 
 use eif::Architecture;
 use manifest::{ImageArchitecture, Measured};
@@ -62,6 +62,24 @@ pub(crate) fn check_kernel(wanted: Option<ImageArchitecture>, kernel: Architectu
         true => Ok(()),
         false => Err(Error::KernelArchitecture { wanted: name(wanted), found: name(kernel) }),
     }
+}
+
+/// Refuses what the kernel cannot do: files are opened below a directory by openat2(2), which came with Linux 5.6.
+pub(crate) fn check_age(path: &Path, version: &str, measured: &Measured) -> Result<(), Error> {
+    let parts = [("control", measured.control.is_some()), ("monitor", measured.monitor.is_some())];
+    let Some((part, _)) = parts.into_iter().find(|(_, is_there)| *is_there) else { return Ok(()) };
+    match release(version) {
+        Some(release) if release < (5, 6) => {
+            Err(Error::KernelTooOld { path: path.to_owned(), version: version.to_owned(), part })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The first two numbers of a kernel's version.
+fn release(version: &str) -> Option<(u32, u32)> {
+    let mut numbers = version.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().ok());
+    Some((numbers.next()??, numbers.next()??))
 }
 
 /// Refuses a program for other processors. What is no program is none of our business.

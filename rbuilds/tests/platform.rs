@@ -1,4 +1,4 @@
-//! Images for aarch64: the kernel decides, and what does not agree with it is refused. None of them is booted here.
+//! What the kernel decides: the processors of an image, and by its age what the image may have. Images for aarch64 are not booted here.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails to prepare has to stop")]
 
@@ -74,6 +74,33 @@ fn a_manifest_that_wants_other_processors_than_the_kernels_is_refused() {
     let error = workshop.build_text(&manifest("/bin/app", ", architecture = \"aarch64\"")).unwrap_err();
     assert!(chain(&error).contains("image.architecture is aarch64, but the kernel is for x86_64"));
     workshop.build_text(&manifest("/bin/app", ", architecture = \"x86_64\"")).unwrap();
+}
+
+/// What passes for a kernel that says its version (Linux, `Documentation/arch/x86/boot.rst`).
+fn kernel(version: &str) -> Vec<u8> {
+    let mut bytes = vec![0; 0x300];
+    bytes[0x202..0x206].copy_from_slice(b"HdrS");
+    bytes[0x20e..0x210].copy_from_slice(&0x100_u16.to_le_bytes());
+    bytes.extend_from_slice(version.as_bytes());
+    bytes.extend_from_slice(b" (builder@host) #1\0");
+    bytes
+}
+
+#[test]
+fn a_kernel_without_openat2_boots_no_monitor_and_no_control_channel() {
+    let workshop = Workshop::new();
+    rootfs(&workshop, X86_64);
+    let plain = manifest("/bin/app", "");
+    let monitored = format!("{plain}[monitor]\nroots = [\"/opt\"]\n");
+    fs::write(workshop.path("bzImage"), kernel("4.14.256-209.484.amzn2.x86_64")).unwrap();
+    workshop.build_text(&plain).unwrap();
+    let error = workshop.build_text(&monitored).unwrap_err();
+    assert!(matches!(&error, Error::KernelTooOld { part: "monitor", .. }), "{error}");
+    assert!(chain(&error).contains("is Linux 4.14.256-209.484.amzn2.x86_64"), "{}", chain(&error));
+    for version in ["5.6.0", "6.12.117", "10.0", "of-mine"] {
+        fs::write(workshop.path("bzImage"), kernel(version)).unwrap();
+        workshop.build_text(&monitored).unwrap();
+    }
 }
 
 #[test]
