@@ -309,7 +309,7 @@ pub(crate) struct VerifyArgs {
 const LEDGER: &str = "What it holds and did";
 const CONTROL: &str = "Who entered";
 
-/// As whom the control channel is asked.
+// As whom the control channel is asked. No doc comment: it would become the summary of every command that has these.
 #[derive(Debug, Args)]
 pub(crate) struct OperatorArgs {
     /// Your OpenSSH key: a private key's file, or a .pub file whose private key the ssh agent has. Default:
