@@ -25,6 +25,7 @@ use crate::{
     ramdisk::{BootFile, Files, write_application, write_boot},
     report::{manifest_digest, registers},
     rootfs_image::{self, MOUNT_POINTS},
+    services,
     source::{Application, take_in},
     time::{LAST_SECOND, rfc3339},
     tree::{Kind, Tree},
@@ -222,6 +223,7 @@ fn build_and<D>(
         xattrs::note_dropped(&application.tree, &mut notes);
     }
     let published: Vec<_> = measured.published_ports().collect();
+    services::note(&measured, &application.tree, &mut notes);
     ports::note(&application.config.exposed_ports, &published, &mut notes);
     let report = BuildReport {
         pcrs: registers(&measurements, &manifest),

@@ -48,6 +48,7 @@ mod rootfs;
 mod rootfs_image;
 mod runs;
 mod sbom;
+mod services;
 mod signing;
 mod source;
 mod stream;
@@ -58,6 +59,15 @@ mod unpacked;
 mod verify;
 mod xattrs;
 mod zstd;
+
+/// What is tried with bytes of a fuzzer's alone.
+#[doc(hidden)]
+pub mod fuzz {
+    /// Whether the bytes are a header of rpm's.
+    pub fn is_rpm_header(bytes: &[u8]) -> bool {
+        crate::sbom::is_rpm_header(bytes)
+    }
+}
 
 pub use build::{
     BuildInput, DEFAULT_CMDLINE, DEFAULT_CMDLINE_WITH_MODULE, Kernel, Progress, Step, build, build_documented,

@@ -43,6 +43,14 @@ pub enum NoteKind {
     AufsMetadataLeftOut,
     /// A file that should tell of packages could not be read, so the SBOM lacks them. Never in reference values.
     PackagesUnread,
+    /// The program that a service begins with is not in the image.
+    ProgramNotThere,
+    /// Nobody may execute it.
+    ProgramNotExecutable,
+    /// The interpreter of a script, or what loads the libraries of a program, is not in the image.
+    InterpreterNotThere,
+    /// The image does not know the user or group of a service.
+    UserNotThere,
     /// A TCP port that the image exposes is not published.
     PortNotPublished,
     /// A port that the image exposes is not TCP: an enclave carries nothing else.
@@ -77,6 +85,18 @@ impl NoteKind {
                  use an archive or an image layout to keep owners and modes"
             }
             Self::AufsMetadataLeftOut => "metadata of the AUFS file system was left out",
+            Self::ProgramNotThere => {
+                "services begin with programs that are not in the image: look at `command`, or at its ENTRYPOINT and CMD"
+            }
+            Self::ProgramNotExecutable => {
+                "programs of services may not be executed: `chmod +x` them where the image is made"
+            }
+            Self::InterpreterNotThere => {
+                "what runs the programs of services is not in the image: add it, or link the program statically"
+            }
+            Self::UserNotThere => {
+                "users of services are not in the image's /etc/passwd or /etc/group: give numbers, or add them there"
+            }
             Self::PortNotPublished => {
                 "ports that the image exposes are not published, because glasshouse.toml does not say so: \
                  add [[publish]] with the port there"

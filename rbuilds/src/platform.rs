@@ -5,18 +5,12 @@ use std::{io, path::Path};
 use eif::Architecture;
 use manifest::{ImageArchitecture, Measured};
 
-use crate::{
-    Error,
-    content::Content,
-    tree::{Kind, Tree},
-};
+use crate::{Error, services, tree::Tree};
 
 /// How a program begins (System V ABI, `e_ident`): 64 bits, little-endian.
 const ELF64: &[u8] = b"\x7fELF\x02\x01";
 /// Where it says what it is for (`e_machine`).
 const MACHINE_AT: usize = 18;
-/// Links that are followed on the way to a program (path_resolution(7)).
-const MAX_LINKS: usize = 40;
 
 /// How OCI documents say it.
 pub(crate) fn oci_name(architecture: Architecture) -> &'static str {
@@ -105,13 +99,8 @@ pub(crate) fn check_services(
     architecture: Architecture,
 ) -> Result<(), Error> {
     for service in &measured.services {
-        let Some(program) = service.command.first() else { continue };
-        let folders = match program.contains('/') {
-            true => "",
-            false => service.env.get("PATH").map_or("", String::as_str),
-        };
-        let places = folders.split(':').map(|folder| format!("{folder}/{program}"));
-        let Some(content) = places.into_iter().find_map(|path| file_at(tree, path.as_bytes())) else {
+        let (Some(program), Some((_, content))) = (service.command.first(), services::program(service, tree))
+        else {
             continue;
         };
         let unreadable = |source: io::Error| Error::File { doing: "read", path: program.into(), source };
@@ -122,38 +111,4 @@ pub(crate) fn check_services(
         }
     }
     Ok(())
-}
-
-/// The file that a path leads to, by whatever links, within the tree.
-fn file_at<'t>(tree: &'t Tree, path: &[u8]) -> Option<&'t Content> {
-    let mut rest: Vec<Vec<u8>> = components(path).rev().map(<[u8]>::to_vec).collect();
-    let mut at: Vec<Vec<u8>> = Vec::new();
-    let mut links = 0;
-    while let Some(name) = rest.pop() {
-        if name == b".." {
-            at.pop();
-            continue;
-        }
-        at.push(name);
-        match &tree.lookup(&at.join(&b'/'))?.kind {
-            Kind::Directory => {}
-            Kind::File(content) => return rest.is_empty().then_some(content),
-            Kind::Symlink(target) => {
-                links += 1;
-                if links > MAX_LINKS {
-                    return None;
-                }
-                at.pop();
-                if target.starts_with(b"/") {
-                    at.clear();
-                }
-                rest.extend(components(target).rev().map(<[u8]>::to_vec));
-            }
-        }
-    }
-    None
-}
-
-fn components(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
-    path.split(|byte| *byte == b'/').filter(|name| !name.is_empty() && *name != b".")
 }

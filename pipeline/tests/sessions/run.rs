@@ -44,7 +44,7 @@ async fn a_program_that_is_not_there_is_said_to_be_missing() {
     let request =
         Request::Run(Run { program: Program::Words(vec![b"no-such-program".to_vec()]), ..run_of("") });
     let outcome = world.ask(&request).await.outcome().await;
-    assert_eq!(outcome.code(), Code::CannotStart);
+    assert_eq!(outcome.code(), Code::NotFound);
     assert!(outcome.refused.unwrap().message.contains("no-such-program"));
 }
 

@@ -7,7 +7,7 @@
 mod apk;
 mod cyclonedx;
 mod dpkg;
-mod elf;
+pub(crate) mod elf;
 mod fields;
 mod go;
 mod node;
@@ -32,6 +32,7 @@ use crate::{
 pub(crate) use cyclonedx::{Framework, render};
 use elf::Elf;
 use purl::Purl;
+pub(crate) use rpm::is_header as is_rpm_header;
 
 /// Longest database of dpkg or apk, in bytes.
 const MAX_DATABASE_BYTES: u64 = 64 << 20;
