@@ -1,4 +1,5 @@
-//! Which processors an image is for. The kernel decides, and everything else in the image has to agree.
+//! What the kernel decides: which processors an image is for, with which everything else in it has to agree, and which parts of the
+//! framework it can have.
 
 use std::{io, path::Path};
 

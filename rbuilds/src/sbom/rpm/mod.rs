@@ -26,11 +26,6 @@ use super::{
 };
 use crate::content::Content;
 
-/// Whether the bytes are a package's header.
-pub(crate) fn is_header(bytes: &[u8]) -> bool {
-    header::read(bytes).is_some()
-}
-
 /// Longest database, and longest journal of one, in bytes.
 const MAX_DATABASE_BYTES: u64 = 512 << 20;
 /// Longest header of a package, in bytes.
@@ -143,6 +138,11 @@ fn authorize(context: AuthContext<'_>) -> Authorization {
         }
         _ => Authorization::Deny,
     }
+}
+
+/// Whether the bytes are a package's header.
+pub(crate) fn is_header(bytes: &[u8]) -> bool {
+    header::read(bytes).is_some()
 }
 
 fn item(header: &header::Header<'_>, os: &Os) -> Result<Item, Malformed> {
