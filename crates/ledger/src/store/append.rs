@@ -172,3 +172,36 @@ impl<'a> Batch<'a> {
         (Snapshot { checkpoint, map }, frontier, rows)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use redb::backends::InMemoryBackend;
+
+    use super::*;
+    use crate::store::{File, Options};
+    use crate::{Cause, Record, State};
+
+    #[test]
+    fn what_is_on_the_disk_is_not_shown_before_its_checkpoint_is() {
+        let ledger = Ledger::open_backend(InMemoryBackend::new(), 0, Options::default()).unwrap();
+        let name: StreamName = "app".parse().unwrap();
+        let events = |path: &str| {
+            let file = ledger.file(path.into()).unwrap();
+            let record = Record { cause: Cause::Event, state: State::Removed };
+            vec![Event::File { file, record }, Event::Stream { name: name.clone(), payload: path.into() }]
+        };
+        ledger.append(1, events("/shown")).unwrap();
+        let written = events("/before");
+        let frontier = ledger.writer.lock().unwrap().frontier.clone();
+        let mut batch = Batch::new(frontier, ledger.current().map, &ledger.nonces);
+        written.iter().for_each(|event| batch.take(1, event));
+        let (snapshot, _, rows) = batch.finish();
+        ledger.write(&snapshot.checkpoint, &rows).unwrap();
+
+        let files = ledger.files(None, 1).unwrap();
+        assert_eq!(files.iter().map(File::path).collect::<Vec<_>>(), [b"/shown"]);
+        assert!(ledger.last(&files[0]).unwrap().is_some());
+        assert_eq!(ledger.stream(&name, 0, 10).unwrap().len(), 1);
+        assert_eq!(ledger.entries(0, 10).unwrap().len(), 2);
+    }
+}

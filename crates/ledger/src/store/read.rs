@@ -63,13 +63,16 @@ impl Ledger {
     /// Those of the disk.
     pub fn files(&self, after: Option<&[u8]>, limit: usize) -> Result<Vec<File>, Error> {
         use std::ops::Bound::{Excluded, Unbounded};
+        // Not more than what is shown elsewhere, which is behind the disk for a moment.
+        let shown = self.current().map;
         let table = self.db.begin_read()?.open_table(FILES)?;
-        let rows = table.range::<&[u8]>((after.map_or(Unbounded, Excluded), Unbounded))?.take(limit);
-        rows.map(|row| {
+        let rows = table.range::<&[u8]>((after.map_or(Unbounded, Excluded), Unbounded))?;
+        let files = rows.map(|row| {
             let (path, key) = row?;
             Ok(File { path: path.value().to_vec(), key: Key(key.value()) })
-        })
-        .collect()
+        });
+        let is_shown = |file: &File| shown.value(&file.key).is_some();
+        files.filter(|file| file.as_ref().map_or(true, is_shown)).take(limit).collect()
     }
 
     /// Up to `limit` entries of the log from number `from` on.
@@ -77,7 +80,7 @@ impl Ledger {
     /// # Errors
     /// Those of the disk.
     pub fn entries(&self, from: u64, limit: usize) -> Result<Vec<(u64, Entry)>, Error> {
-        // Not further than what is shown elsewhere, which is behind the file for a moment.
+        // As for the files.
         let size = self.size();
         let reader = self.reader()?;
         let rows = reader.entries.range(from..size.max(from))?.take(limit);
