@@ -254,8 +254,9 @@ async fn watch(
     // Operators can enter before the application is ready, and may have to.
     claimed.record(instance)?;
     let (published, deadline) = (Some(published), Some(started + plan.ready_timeout));
+    let (ready, awaited, exit) = (false, None, None);
     let mut progress =
-        Progress { plan, claimed, instance, output, started, published, deadline, awaited: None, exit: None };
+        Progress { plan, claimed, instance, output, started, published, ready, deadline, awaited, exit };
     let mut stopping = false;
     let ending = loop {
         let deadline = progress.deadline;
@@ -268,7 +269,7 @@ async fn watch(
                     enclave.kill();
                 } else {
                     stopping = true;
-                    let boots = if progress.published.is_some() { BOOT_GRACE } else { Duration::ZERO };
+                    let boots = if progress.ready { Duration::ZERO } else { BOOT_GRACE };
                     let limit = boots + plan.image.stop_timeout() + SHUTDOWN_GRACE;
                     progress.deadline = Some(Instant::now() + limit);
                     enclave.request_shutdown();
@@ -310,8 +311,10 @@ struct Progress<'a> {
     instance: &'a mut Instance,
     output: &'a mut Output,
     started: Instant,
-    /// Until it is ready.
+    /// Until they are served.
     published: Option<Reverse>,
+    /// Whether every service has been ready.
+    ready: bool,
     /// When it has to be ready, or ended; `None` while nobody waits for it.
     deadline: Option<Instant>,
     /// The service that it started last, until that is ready.
@@ -340,17 +343,17 @@ impl Progress<'_> {
         }
         match &record.event {
             Event::Ready => {
-                if let Some(published) = self.published.take() {
-                    tokio::spawn(published.run(std::future::pending()));
+                if !std::mem::replace(&mut self.ready, true) {
+                    self.serve();
                     self.enter(Status::Ready, None)?;
                     let log = self.claimed.folder().supervisor_log();
                     self.output.ready(self.instance, self.started.elapsed(), &log)?;
                 }
             }
-            // Operators may take their time.
-            Event::Service { state: ServiceState::AwaitingSecrets { .. }, .. }
-                if self.published.is_some() =>
-            {
+            // Operators may take their time. Who wants to verify before anything secret is in it can: the attestation
+            // server is ready before any service is started.
+            Event::Service { state: ServiceState::AwaitingSecrets { .. }, .. } if !self.ready => {
+                self.serve();
                 self.enter(Status::AwaitingSecrets, None)?;
                 self.output.release(&self.claimed.folder().supervisor_log())?;
             }
@@ -363,6 +366,13 @@ impl Progress<'_> {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Serves the published ports, if they are not served yet.
+    fn serve(&mut self) {
+        if let Some(published) = self.published.take() {
+            tokio::spawn(published.run(std::future::pending()));
+        }
     }
 
     fn enter(&mut self, status: Status, deadline: Option<Instant>) -> Result<()> {

@@ -177,8 +177,11 @@ fn secrets_from_an_operator(bed: &Bed) {
         ),
     );
     // Who starts it in the background does not wait for operators.
-    let _enclave = bed.start(&image, "secretive", &[]);
+    let enclave = bed.start(&image, "secretive", &[8443]);
     assert_eq!(bed.instance("secretive").unwrap()["status"], "awaiting_secrets");
+    // Once it answered nobody until it was ready: so nobody could look at it before the secrets were in it.
+    let (url, image, root) = (enclave.url(), utf8(&image), bed.root());
+    bed.ok(&["verify", &url, "--image", image, "--root", &root, "--never-entered"]);
     let secrets = |words: &[&str], input: &[u8]| {
         let mut command = bed.command(&[&["secrets"], words].concat());
         command.env("PIPELINE_IDENTITY", &key);
