@@ -22,6 +22,7 @@ use crate::{
 pub(crate) fn run(args: &BuildArgs) -> Result<Exit> {
     let mut project = Project::open(&args.manifest).map_err(|e| Usage(e.to_string()))?;
     let output = args.output.clone().unwrap_or_else(|| format!("{}.eif", project.manifest.name).into());
+    rbuilds::check_input(&project.manifest.image, &project.base_dir).map_err(|e| Usage(e.to_string()))?;
     let guest_binary = part(rbuilds::find_guest_binary(args.enclave.as_deref()))?;
     let kernel = part(project.kernel(args.kernel.clone()))?;
     let build_time = rbuilds::source_date_epoch().map_err(|e| Usage(e.to_string()))?;
@@ -77,7 +78,11 @@ fn registry(args: &BuildArgs) -> RegistryOptions {
 
 /// What was asked for wrongly is a mistake of the caller's.
 fn part<T>(found: Result<T, PartError>) -> Result<T> {
-    found.map_err(|e| if e.is_mistake() { Usage(e.to_string()).into() } else { e.into() })
+    found.map_err(|e| {
+        let is_mistake = e.is_mistake();
+        let error = anyhow::Error::from(e);
+        if is_mistake { Usage(format!("{error:#}")).into() } else { error }
+    })
 }
 
 fn progress(step: Step<'_>) {
@@ -88,11 +93,15 @@ fn progress(step: Step<'_>) {
 
 /// Builds, and describes the image unless that is not wanted.
 fn build(input: &BuildInput<'_>, no_sbom: bool) -> Result<(BuildReport, Option<Documents>)> {
-    if no_sbom {
-        return Ok((rbuilds::build(input, &progress)?, None));
-    }
-    let (report, documents) = rbuilds::build_documented(input, &progress)?;
-    Ok((report, Some(documents)))
+    let built = match no_sbom {
+        true => rbuilds::build(input, &progress).map(|report| (report, None)),
+        false => rbuilds::build_documented(input, &progress).map(|(report, made)| (report, Some(made))),
+    };
+    built.map_err(|e| {
+        let is_mistake = e.is_mistake();
+        let error = anyhow::Error::from(e);
+        if is_mistake { Usage(format!("{error:#}")).into() } else { error }
+    })
 }
 
 fn note(notes: &[Note]) {

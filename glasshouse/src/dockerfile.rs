@@ -58,11 +58,6 @@ pub(crate) fn build(
     let work = work.with_context(|| format!("cannot make a folder in {}", folder.display()))?;
     let (id_file, saved) = (work.path().join("id"), work.path().join("image.tar"));
     let (file, context) = (base_dir.join(&source.file), base_dir.join(source.context()));
-    for (what, path) in [("Dockerfile", &file), ("build context", &context)] {
-        if !path.exists() {
-            return Err(Usage(format!("{}: there is no such {what}", path.display())).into());
-        }
-    }
     output::say(&format!("building {} with {}", file.display(), builder.program()));
     run(builder, &build_arguments(builder, &file, &context, &id_file, created), created)?;
     let id = fs::read_to_string(&id_file)

@@ -16,6 +16,8 @@ use crate::{
     notes::NoteKind,
     path::{EntryPath, printable},
     pax::Pax,
+    sniff::not_an_archive,
+    sparse::{SparseMap, Spool},
     tree::{Inode, Kind, Layer, NewEntry, Whiteout},
 };
 
@@ -40,9 +42,11 @@ pub(crate) enum Role {
 
 /// Reads an archive that was unpacked. Files' bytes stay where they are in it.
 pub(crate) fn read(archive: &Content, role: Role, intake: &mut Intake) -> Result<Layer, LayerError> {
-    let mut entries = tar::Archive::new(archive.open().map_err(LayerError::Damaged)?);
+    if archive.len() == 0 && role != Role::Layer {
+        return Err(not_an_archive(b""));
+    }
     let mut reader = Reader::new(role, archive, intake);
-    let least = reader.read_entries(entries.entries_with_seek())?;
+    let least = reader.read_entries()?;
     reader.finish(least)
 }
 
@@ -55,6 +59,11 @@ struct Reader<'a> {
     global: Pax,
     /// What the extension records before the next entry say.
     next: Extensions,
+    /// Where in the archive the entries are read from that the `tar` crate counts from.
+    base: u64,
+    /// Where the next header is, if the `tar` crate does not know.
+    resume: Option<u64>,
+    spool: Spool,
 }
 
 #[derive(Default)]
@@ -73,16 +82,18 @@ impl<'a> Reader<'a> {
             layer: Layer::default(),
             global: Pax::default(),
             next: Extensions::default(),
+            base: 0,
+            resume: None,
+            spool: Spool::default(),
         }
     }
 
     /// Takes all entries. Gives the length that the archive must have at least.
-    fn read_entries<R: Read>(&mut self, entries: io::Result<tar::Entries<'_, R>>) -> Result<u64, LayerError> {
-        let mut end = 0;
-        for entry in entries.map_err(LayerError::Damaged)?.raw(true) {
-            let mut entry = entry.map_err(LayerError::Damaged)?;
-            end = entry.raw_file_position().saturating_add(entry.size());
-            self.take(&mut entry)?;
+    fn read_entries(&mut self) -> Result<u64, LayerError> {
+        let mut end = self.read_until_lost()?;
+        while let Some(base) = self.resume.take() {
+            self.base = base;
+            end = self.read_until_lost()?.max(base);
         }
         Ok(match self.role {
             Role::Layer => end,
@@ -90,6 +101,43 @@ impl<'a> Reader<'a> {
                 end.checked_next_multiple_of(BLOCK_BYTES).unwrap_or(u64::MAX).saturating_add(BLOCK_BYTES)
             }
         })
+    }
+
+    /// Takes entries up to the last, or to one behind which only [`Self::resume`] knows the next. Gives where the last ends.
+    fn read_until_lost(&mut self) -> Result<u64, LayerError> {
+        let rest = self.archive.len().checked_sub(self.base).ok_or(LayerError::Truncated)?;
+        let rest = self.archive.part(self.base, rest);
+        let mut archive = tar::Archive::new(rest.open().map_err(LayerError::Damaged)?);
+        let mut end = 0;
+        for entry in archive.entries_with_seek().map_err(LayerError::Damaged)?.raw(true) {
+            let mut entry = entry.map_err(|e| self.unreadable(e, end == 0))?;
+            end = self.position(&entry).saturating_add(entry.size());
+            self.take(&mut entry)?;
+            if self.resume.is_some() {
+                break;
+            }
+        }
+        Ok(end)
+    }
+
+    /// Where an entry's content begins in the archive.
+    fn position<R: Read>(&self, entry: &tar::Entry<'_, R>) -> u64 {
+        self.base.saturating_add(entry.raw_file_position())
+    }
+
+    /// A header that cannot be read. If it is the first, the file is something else.
+    fn unreadable(&self, error: io::Error, is_first: bool) -> LayerError {
+        if is_first && self.base == 0 {
+            let mut beginning = Vec::new();
+            let read = self.archive.open().and_then(|r| r.take(BLOCK_BYTES).read_to_end(&mut beginning));
+            let is_archive = beginning.get(257..262) == Some(b"ustar");
+            if read.is_ok() && !is_archive {
+                return not_an_archive(&beginning);
+            }
+        }
+        // The message of the `tar` crate has bytes of the archive in it.
+        let is_plain = !error.to_string().chars().any(char::is_control);
+        LayerError::Damaged(if is_plain { error } else { io::Error::from(error.kind()) })
     }
 
     fn finish(self, least: u64) -> Result<Layer, LayerError> {
@@ -135,7 +183,8 @@ impl<'a> Reader<'a> {
         let extensions = std::mem::take(&mut self.next);
         let pax = extensions.pax.unwrap_or_else(|| self.global.clone());
         let header = entry.header().clone();
-        let name = pax.path.clone().or(extensions.name).unwrap_or_else(|| header.path_bytes().into_owned());
+        let named = pax.sparse.name.clone().or_else(|| pax.path.clone()).or(extensions.name);
+        let name = named.unwrap_or_else(|| header.path_bytes().into_owned());
         let target = pax
             .link_path
             .clone()
@@ -178,14 +227,11 @@ impl<'a> Reader<'a> {
     ) -> Result<(), LayerError> {
         let Found { path, header, .. } = &found;
         let at = |e: EntryError| e.at(path);
-        let len = found.content_len(entry.size()).map_err(at)?;
-        if len > MAX_FILE_BYTES && self.role != Role::Container {
-            return Err(at(EntryError::FileTooLarge { found: len }));
-        }
+        let stored = self.archive.part(self.position(entry), found.content_len(entry.size()).map_err(at)?);
         let kind = match header.entry_type() {
             EntryType::Regular | EntryType::Continuous if found.is_directory_name => Kind::Directory,
-            EntryType::Regular | EntryType::Continuous => {
-                Kind::File(self.archive.part(entry.raw_file_position(), len))
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
+                Kind::File(self.file(&found, stored)?)
             }
             EntryType::Directory => Kind::Directory,
             EntryType::Symlink => Kind::Symlink(found.symlink_target().map_err(at)?),
@@ -203,6 +249,35 @@ impl<'a> Reader<'a> {
         let inode = found.inode(kind, xattrs)?;
         self.layer.entries.push((found.path, NewEntry::Inode(inode)));
         Ok(())
+    }
+
+    /// The content of a file, put together if it was stored without its holes.
+    fn file(&mut self, found: &Found, stored: Content) -> Result<Content, LayerError> {
+        let at = |e: EntryError| e.at(&found.path);
+        let (map, stored) = match found.header.entry_type() {
+            EntryType::GNUSparse => {
+                let begin = stored.offset_in(self.archive).ok_or(LayerError::Truncated)?;
+                let behind = self.archive.part(begin, self.archive.len().saturating_sub(begin));
+                let (map, before) =
+                    SparseMap::old(&found.header, &behind).ok_or_else(|| at(EntryError::Sparse))?;
+                let next = stored.len().checked_next_multiple_of(BLOCK_BYTES).ok_or(LayerError::Truncated)?;
+                self.resume = Some(begin.saturating_add(before).saturating_add(next));
+                (Some(map), behind.part(before, stored.len()))
+            }
+            _ if found.pax.sparse.is_sparse() => {
+                let (map, before) = found.pax.sparse.map(&stored).ok_or_else(|| at(EntryError::Sparse))?;
+                let left = stored.len().checked_sub(before).ok_or(LayerError::Truncated)?;
+                (Some(map), stored.part(before, left))
+            }
+            _ => (None, stored),
+        };
+        let len = map.as_ref().map_or(stored.len(), |map| map.real_bytes);
+        if len > MAX_FILE_BYTES && (self.role != Role::Container || map.is_some()) {
+            return Err(at(EntryError::FileTooLarge { found: len }));
+        }
+        let Some(map) = map else { return Ok(stored) };
+        self.intake.take_bytes(len)?;
+        self.spool.write(&map, &stored, &self.intake.folder, at)
     }
 
     fn leave_out_device(&mut self, path: &EntryPath, kind: &'static str) -> Result<(), LayerError> {
@@ -243,13 +318,13 @@ struct Found {
 impl Found {
     /// How many bytes of content the entry has, refusing what archive programs disagree on.
     fn content_len(&self, header: u64) -> Result<u64, EntryError> {
-        if self.pax.sparse || self.header.entry_type() == EntryType::GNUSparse {
-            return Err(EntryError::Sparse);
-        }
         if let Some(pax) = self.pax.size.filter(|pax| *pax != header) {
             return Err(EntryError::TwoLengths { pax, header });
         }
-        let is_file = matches!(self.header.entry_type(), EntryType::Regular | EntryType::Continuous);
+        let is_file = matches!(
+            self.header.entry_type(),
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse
+        );
         if header > 0 && (!is_file || self.is_directory_name) {
             return Err(EntryError::UnexpectedContent { found: header });
         }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use eif::{Architecture, BuildMetadata, Metadata, Signer, Source, Writer};
-use manifest::{ImageFormat, Manifest};
+use manifest::{ImageFormat, ImageSource, Manifest};
 
 use crate::{
     BuildReport, Digest, Error, Limits, REPORT_VERSION, RegistryOptions,
@@ -16,6 +16,7 @@ use crate::{
     documents::{self, Documents, Made},
     error::WriteError,
     format,
+    inputs::check_input,
     intake::Intake,
     layer_cache::LayerCache,
     memory::{FRAMEWORK_ENTRIES, Held, memory_needed},
@@ -189,6 +190,9 @@ fn build_and<D>(
 ) -> Result<(BuildReport, D), Error> {
     if input.build_time > LAST_SECOND {
         return Err(Error::BuildTime { found: input.build_time });
+    }
+    if !matches!(input.manifest.image, ImageSource::Dockerfile(_)) {
+        check_input(&input.manifest.image, input.base_dir)?;
     }
     let unwritable = |e: io::Error| write_error(input, e);
     let architecture = input.kernel.architecture;

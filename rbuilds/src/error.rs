@@ -45,6 +45,9 @@ pub enum Error {
         /// What the kernel is for.
         expected: &'static str,
     },
+    /// What the manifest names is not there, or is something else.
+    #[error(transparent)]
+    Input(#[from] crate::InputError),
     /// The image layout is broken, or does not hold the image asked for.
     #[error("the image layout {} cannot be used", layout.display())]
     Oci {
@@ -55,7 +58,10 @@ pub enum Error {
         source: OciError,
     },
     /// A Dockerfile is an input of builders of container images; what they make is one of ours.
-    #[error("{} is a Dockerfile: give the container image that was built from it, saved as an archive", path.display())]
+    #[error(
+        "{} is a Dockerfile: give the container image that was built from it, saved as an archive (--archive)",
+        path.display()
+    )]
     Dockerfile {
         /// The Dockerfile.
         path: PathBuf,
@@ -175,6 +181,61 @@ pub enum Error {
         #[source]
         source: UnpackError,
     },
+}
+
+impl Error {
+    /// Whether the manifest or what it names has to be another one, as opposed to an input that is damaged or a machine
+    /// that fails.
+    pub fn is_mistake(&self) -> bool {
+        match self {
+            Self::Input(_)
+            | Self::Dockerfile { .. }
+            | Self::Resolve(_)
+            | Self::KernelArchitecture { .. }
+            | Self::ProgramArchitecture { .. }
+            | Self::KernelWithoutErofs { .. }
+            | Self::KernelTooOld { .. }
+            | Self::BuildTime { .. } => true,
+            Self::Oci { source, .. } => source.is_mistake(),
+            Self::Archive { source, .. } | Self::Rootfs { source, .. } => source.is_mistake(),
+            _ => false,
+        }
+    }
+}
+
+/// Why a media type is not read, and what to do.
+fn unread(media_type: &str) -> &'static str {
+    match media_type {
+        m if m.ends_with("+encrypted") => "which is encrypted: give the image decrypted",
+        m if m.starts_with("application/vnd.docker.distribution.manifest.v1") => {
+            "Docker's first form of images, without digests of their contents: convert it (`skopeo copy --format oci`)"
+        }
+        "" => "though a media type has to be given",
+        _ => "which this program does not read",
+    }
+}
+
+impl OciError {
+    fn is_mistake(&self) -> bool {
+        matches!(
+            self,
+            Self::NotAnImage
+                | Self::NoImage { .. }
+                | Self::NoSuchTag { .. }
+                | Self::Ambiguous { .. }
+                | Self::NoPlatform { .. }
+        )
+    }
+}
+
+impl LayerError {
+    fn is_mistake(&self) -> bool {
+        match self {
+            Self::Blob(source) => source.is_mistake(),
+            Self::NotAnArchive { .. } | Self::ImageAsRootfs { .. } => true,
+            _ => false,
+        }
+    }
 }
 
 /// Why an image file could not be written.
@@ -352,11 +413,19 @@ pub enum OciError {
     #[error("its image indexes are nested more than {MAX_INDEX_DEPTH} deep")]
     IndexTooDeep,
     /// A media type that cannot be read.
-    #[error("{digest} has media type {found:?}, which this program does not read")]
+    #[error("{digest} has media type {found:?}, {}", unread(found))]
     MediaType {
         /// The blob.
         digest: Digest,
         /// The media type found.
+        found: String,
+    },
+    /// A manifest of something that is stored like an image.
+    #[error("{digest} is no container image: its configuration is {found:?}")]
+    NoImage {
+        /// The manifest.
+        digest: Digest,
+        /// The media type of its configuration.
         found: String,
     },
     /// The configuration lists more or fewer layers than the manifest.
@@ -394,6 +463,22 @@ pub enum LayerError {
     /// The archive or its compression is damaged.
     #[error("the archive is damaged")]
     Damaged(#[source] io::Error),
+    /// It is a file of another kind.
+    #[error("it is {found}: {remedy}")]
+    NotAnArchive {
+        /// What it begins like.
+        found: &'static str,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// The files are those of a container image, not those in one.
+    #[error("it holds a container image (`{marker}`), not the files in one: say `{key}` instead")]
+    ImageAsRootfs {
+        /// The file that tells.
+        marker: &'static str,
+        /// The key of the manifest that takes it.
+        key: &'static str,
+    },
     /// The archive ends before its end mark.
     #[error("the archive is truncated: it ends before its last file does, or without the closing zero block")]
     Truncated,
@@ -512,8 +597,8 @@ pub enum EntryError {
     /// A whiteout that names nothing, itself, its parent, or has something inside it.
     #[error("is not a valid whiteout")]
     BadWhiteout,
-    /// A sparse file.
-    #[error("is stored as a sparse file, which is not supported: write the archive without --sparse")]
+    /// A sparse file whose pieces do not fit together.
+    #[error("is stored as a sparse file, and its map does not fit what is stored")]
     Sparse,
     /// A device or named pipe outside `/dev`.
     #[error("is a {kind}, which an image may have below /dev only, where it is left out")]

@@ -23,6 +23,7 @@ mod documents;
 mod error;
 mod format;
 mod image;
+mod inputs;
 mod inspect;
 mod intake;
 mod json_changes;
@@ -50,7 +51,9 @@ mod runs;
 mod sbom;
 mod services;
 mod signing;
+mod sniff;
 mod source;
+mod sparse;
 mod stream;
 mod time;
 mod tree;
@@ -78,6 +81,7 @@ pub use digest::{Digest, DigestError};
 pub use documents::{DocumentPaths, Documents};
 pub use error::{EntryError, Error, LayerError, OciError, UnpackError, WriteError};
 pub use image::Part;
+pub use inputs::{InputError, InputProblem, check_input};
 pub use inspect::{
     FileInfo, HeaderInfo, InspectOptions, Inspection, RamdiskInfo, SectionInfo, SignerInfo, Space, inspect,
 };

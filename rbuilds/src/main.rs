@@ -15,8 +15,8 @@ use std::{
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser};
 use rbuilds::{
-    BuildInput, InspectOptions, Limits, Network, Project, ProjectError, RegistryOptions, Step, Verification,
-    diff, inspect,
+    BuildInput, InspectOptions, Limits, Network, PartError, Project, ProjectError, RegistryOptions, Step,
+    Verification, diff, inspect,
 };
 use serde::Serialize;
 
@@ -35,9 +35,16 @@ fn main() -> ExitCode {
         Err(error) => {
             // A closed stderr leaves nobody to tell.
             let _ = writeln!(io::stderr(), "rbuilds: {error:#}");
-            ExitCode::from(if error.is::<ProjectError>() { USAGE } else { FAILED })
+            ExitCode::from(if is_mistake(&error) { USAGE } else { FAILED })
         }
     }
+}
+
+/// Whether the manifest, or what it or the command line names, has to be another one.
+fn is_mistake(error: &anyhow::Error) -> bool {
+    error.is::<ProjectError>()
+        || error.downcast_ref::<PartError>().is_some_and(PartError::is_mistake)
+        || error.downcast_ref::<rbuilds::Error>().is_some_and(rbuilds::Error::is_mistake)
 }
 
 fn run(command: Command) -> Result<ExitCode> {

@@ -44,6 +44,15 @@ pub enum PartError {
         /// What it should be.
         expected: &'static str,
     },
+    /// A folder without a kernel.
+    #[error("{} has neither a bzImage nor an Image: name a kernel, or a folder with one", path.display())]
+    NoKernel {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The manifest's kernel cannot be used.
+    #[error("`kernel` in glasshouse.toml")]
+    InManifest(#[source] Box<PartError>),
     /// The file cannot be read.
     #[error("cannot read {}", path.display())]
     Unreadable {
@@ -64,7 +73,15 @@ pub enum PartError {
 impl PartError {
     /// Whether the caller named a wrong file, as opposed to a machine that lacks one.
     pub fn is_mistake(&self) -> bool {
-        matches!(self, Self::Other { .. })
+        use io::ErrorKind::{IsADirectory, NotADirectory, NotFound};
+        match self {
+            Self::Other { .. } | Self::NoKernel { .. } => true,
+            Self::InManifest(error) => error.is_mistake(),
+            Self::Unreadable { source, .. } => {
+                matches!(source.kind(), NotFound | NotADirectory | IsADirectory)
+            }
+            _ => false,
+        }
     }
 }
 
@@ -111,6 +128,9 @@ pub fn find_kernel(given: Option<PathBuf>) -> Result<Kernel, PartError> {
         true => {
             let image = path.join("Image");
             let kernel = if image.is_file() { image } else { path.join("bzImage") };
+            if !kernel.is_file() {
+                return Err(PartError::NoKernel { path });
+            }
             (kernel, Some(path.join("nsm.ko")).filter(|module| module.is_file()))
         }
         false => (path, None),

@@ -10,7 +10,7 @@ use base64::{
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
 
-use crate::xattrs::Xattrs;
+use crate::{sparse::SparseRecords, xattrs::Xattrs};
 
 /// With or without the padding, which `bsdtar` leaves out.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -26,8 +26,8 @@ pub(crate) struct Pax {
     pub(crate) size: Option<u64>,
     pub(crate) uid: Option<u64>,
     pub(crate) gid: Option<u64>,
-    /// The entry is stored as a sparse file.
-    pub(crate) sparse: bool,
+    /// How the entry is stored, if it is a sparse file.
+    pub(crate) sparse: SparseRecords,
     /// The entry's extended attributes.
     pub(crate) xattrs: Xattrs,
 }
@@ -52,8 +52,10 @@ impl Pax {
             b"size" => self.size = number(value)?,
             b"uid" => self.uid = number(value)?,
             b"gid" => self.gid = number(value)?,
-            _ if key.starts_with(b"GNU.sparse.") => self.sparse = true,
-            _ => self.set_xattr(key, value)?,
+            _ => match key.strip_prefix(b"GNU.sparse.") {
+                Some(key) => self.sparse.set(key, value)?,
+                None => self.set_xattr(key, value)?,
+            },
         }
         Some(())
     }

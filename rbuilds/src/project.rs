@@ -80,7 +80,11 @@ impl Project {
     /// # Errors
     /// As [`find_kernel`].
     pub fn kernel(&self, given: Option<PathBuf>) -> Result<Kernel, PartError> {
-        find_kernel(given.or_else(|| self.manifest.kernel.as_ref().map(|kernel| self.base_dir.join(kernel))))
+        match (given, &self.manifest.kernel) {
+            (None, Some(kernel)) => find_kernel(Some(self.base_dir.join(kernel)))
+                .map_err(|error| PartError::InManifest(Box::new(error))),
+            (given, _) => find_kernel(given),
+        }
     }
 }
 

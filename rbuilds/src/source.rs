@@ -8,6 +8,7 @@ use crate::{
     Digest, Error, Progress, RegistryOptions, Step,
     archive::{Role, read},
     content::Content,
+    error::LayerError,
     intake::Intake,
     layers::unpack_layers,
     oci::{Files, Image, image_in_archive, image_in_layout, image_of_manifest},
@@ -144,11 +145,23 @@ fn take_in_rootfs(path: &Path, intake: &mut Intake, progress: Progress<'_>) -> R
             .map_err(|failure| failure.error)
             .and_then(|unpacked| read(&unpacked.archive, Role::Rootfs, intake))
             .and_then(|layer| tree.apply(layer))
+            .and_then(|()| refuse_image(&tree))
             .map_err(in_rootfs)?;
         tree
     };
     let (config, layers, origins) = (ImageConfig::default(), Vec::new(), Vec::new());
     Ok(Application { tree, config, image_manifest: None, layers, origins })
+}
+
+/// An archive of an image, named where one of files is expected, would become an enclave without a program.
+fn refuse_image(tree: &Tree) -> Result<(), LayerError> {
+    let has = |path: &str| tree.lookup(path.as_bytes()).is_some();
+    let marker = match () {
+        () if has("oci-layout") && has("index.json") => "oci-layout",
+        () if has("repositories") && has("manifest.json") => "manifest.json",
+        () => return Ok(()),
+    };
+    Err(LayerError::ImageAsRootfs { marker, key: "image.archive" })
 }
 
 fn open(path: &Path) -> Result<Content, Error> {

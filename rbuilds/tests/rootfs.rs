@@ -309,7 +309,7 @@ fn refuses_damaged_and_greedy_archives() {
         (Tar::default().file("a", b"x").cut(), |e| matches!(e, LayerError::Truncated)),
         (gzip(&good)[..60].to_vec(), |e| matches!(e, LayerError::Damaged(_))),
         (flipped, |e| matches!(e, LayerError::Damaged(_))),
-        (b"not an archive".to_vec(), |e| matches!(e, LayerError::Damaged(_))),
+        (b"not an archive".to_vec(), |e| matches!(e, LayerError::NotAnArchive { .. })),
         (Tar::default().pax(b"5 a=b\n").file("x", b"").end(), |e| matches!(e, LayerError::BadExtension)),
         (Tar::default().pax(&[b'x'; (1 << 20) + 1]).end(), |e| {
             matches!(e, LayerError::ExtensionTooLong { .. })
@@ -351,7 +351,7 @@ fn a_failed_build_leaves_the_older_image_alone() {
 fn names_the_input_that_is_missing() {
     let workshop = Workshop::new();
     let error = workshop.refuse(DIRECTORY);
-    assert!(chain(&error).starts_with("cannot open "), "{}", chain(&error));
+    assert!(chain(&error).starts_with("`image.rootfs` in glasshouse.toml: "), "{}", chain(&error));
     fs::create_dir(workshop.path("rootfs")).unwrap();
     fs::remove_file(workshop.path("guest")).unwrap();
     assert!(chain(&workshop.refuse(DIRECTORY)).contains("/guest"));

@@ -13,13 +13,38 @@ pub(crate) fn from_str<T: DeserializeOwned>(text: &str) -> Result<T, Mistake> {
     let wrong = |error: &toml::de::Error, key: Option<String>| {
         let message = match key {
             // Messages on unknown and missing keys name them.
-            Some(key) if !names_its_key(error.message()) => format!("`{key}`: {}", error.message()),
+            Some(key) if !names_its_key(error.message()) => format!("`{key}`: {}", plain(error.message())),
             _ => error.message().to_owned(),
         };
         Mistake::new(error.span().unwrap_or(0..0), message)
     };
     let document = toml::Deserializer::parse(text).map_err(|error| wrong(&error, None))?;
     serde_path_to_error::deserialize(document).map_err(|error| wrong(error.inner(), key(error.path())))
+}
+
+/// How the parser calls kinds of values, and how people do who write TOML.
+const KINDS: &[(&str, &str)] = &[
+    ("u8", "a whole number from 0 to 255"),
+    ("u16", "a whole number from 0 to 65535"),
+    ("u32", "a whole number from 0 to 4294967295"),
+    ("u64", "a whole number, at least 0"),
+    ("i64", "a whole number"),
+    ("a boolean", "true or false"),
+    ("path string", "a string"),
+    ("a sequence", "a list, as [\"a\", \"b\"]"),
+    ("a map", "a table, as { key = \"value\" }"),
+];
+
+/// The parser's message without the names of our own types.
+fn plain(message: &str) -> String {
+    let Some((found, expected)) = message.rsplit_once(", expected ") else { return message.to_owned() };
+    let known = KINDS.iter().find(|(kind, _)| *kind == expected).map(|(_, text)| *text);
+    let text = match known {
+        Some(text) => text,
+        None if expected.starts_with("struct ") => "a table",
+        None => expected,
+    };
+    format!("{found}, expected {text}")
 }
 
 fn names_its_key(message: &str) -> bool {
@@ -71,6 +96,18 @@ mod tests {
         assert!(message("[app]\ntimeout = -1").starts_with("`app.timeout`: invalid value: integer"));
         assert!(message("[app]\ncommand = [\"a\", 7]").starts_with("`app.command`: invalid type: integer"));
         assert!(message("app = 1").starts_with("`app`: invalid type: integer"));
+    }
+
+    /// A person was told to give a `struct RawImage` or a `u16`.
+    #[test]
+    fn what_is_expected_is_said_without_names_of_types() {
+        let port = "invalid value: integer `99999`, expected u16";
+        assert_eq!(plain(port), "invalid value: integer `99999`, expected a whole number from 0 to 65535");
+        assert_eq!(message("app = 1"), "`app`: invalid type: integer `1`, expected a table");
+        let command = message("[app]\ncommand = \"a\"");
+        assert!(command.ends_with("expected a list, as [\"a\", \"b\"]"), "{command}");
+        let other = "unknown variant `x`, expected `cpio` or `erofs`";
+        assert_eq!(plain(other), other);
     }
 
     #[test]

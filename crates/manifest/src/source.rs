@@ -177,10 +177,18 @@ pub enum ResolveError {
     #[error("the image has no ENTRYPOINT or CMD: set `command` under [app] in glasshouse.toml")]
     NoCommand,
     /// An `Env` of the image is not `NAME=value`.
-    #[error("the image's Env entry {entry:?} is not NAME=value")]
+    #[error("the image's Env entry {entry:?} is not NAME=value, NAME being printable ASCII without spaces")]
     ImageEnv {
         /// The entry found.
         entry: String,
+    },
+    /// The image's `WorkingDir` leads nowhere in particular.
+    #[error(
+        "the image's WorkingDir {found:?} is not an absolute path: set `workdir` under [app] in glasshouse.toml"
+    )]
+    ImageWorkdir {
+        /// What the image says.
+        found: String,
     },
     /// The image's `StopSignal` is none.
     #[error(
@@ -300,8 +308,10 @@ impl Overrides {
         }
         let mut env = BTreeMap::from([("PATH".to_owned(), DEFAULT_PATH.to_owned())]);
         for entry in &image.env {
-            let (key, value) =
-                entry.split_once('=').ok_or_else(|| ResolveError::ImageEnv { entry: entry.clone() })?;
+            let (key, value) = entry
+                .split_once('=')
+                .filter(|(key, value)| is_env_name(key) && !value.contains('\0'))
+                .ok_or_else(|| ResolveError::ImageEnv { entry: entry.clone() })?;
             env.insert(key.to_owned(), value.to_owned());
         }
         env.extend(self.env.clone());
@@ -310,6 +320,9 @@ impl Overrides {
             None if image.is_empty() => default.to_owned(),
             None => image.to_owned(),
         };
+        if self.workdir.is_none() && !image.workdir.is_empty() && !image.workdir.starts_with('/') {
+            return Err(ResolveError::ImageWorkdir { found: image.workdir.clone() });
+        }
         let healthcheck = self.healthcheck(name, image)?;
         Ok(Service {
             command,
@@ -513,6 +526,23 @@ const IMAGE_RULE: &str = "`image`: say one of `dockerfile`, `archive` (what `doc
 
 fn check_image(image: Spanned<RawImage>) -> Result<ImageSource, Mistake> {
     let span = image.span();
+    let raw = image.get_ref();
+    let paths = [
+        ("oci", &raw.oci),
+        ("archive", &raw.archive),
+        ("rootfs", &raw.rootfs),
+        ("dockerfile", &raw.dockerfile),
+        ("context", &raw.context),
+    ];
+    for (key, path) in paths {
+        let is_no_path =
+            |path: &PathBuf| path.as_os_str().is_empty() || path.to_string_lossy().contains('\0');
+        if path.as_ref().is_some_and(is_no_path) {
+            let message =
+                format!("`image.{key}`: give a path, without NUL bytes (`.` is the manifest's folder)");
+            return Err(Mistake { span, message });
+        }
+    }
     let RawImage { oci, archive, tag, registry, rootfs, dockerfile, context, format: _, architecture: _ } =
         image.into_inner();
     if let Some(name) = registry {
@@ -600,7 +630,7 @@ impl RawService {
         }
         for (key, value) in &self.env {
             let name = key.get_ref();
-            if name.is_empty() || !name.bytes().all(|b| b.is_ascii_graphic() && b != b'=') || nul(value) {
+            if !is_env_name(name) || nul(value) {
                 let text = format!(
                     "`env`: {name:?}: names are printable ASCII without `=`, values have no NUL bytes"
                 );
@@ -649,6 +679,11 @@ impl RawService {
             secrets: secret::check(self.secrets)?,
         })
     }
+}
+
+/// Whether a variable can have this name.
+fn is_env_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic() && b != b'=')
 }
 
 fn check_health(raw: Option<Spanned<RawHealth>>, restart: Restart) -> Result<HealthOverrides, Mistake> {

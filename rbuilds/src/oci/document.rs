@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use eif::Architecture;
-use serde::{Deserialize, de::IgnoredAny};
+use serde::{Deserialize, Deserializer, de::IgnoredAny};
 
 use crate::{Digest, platform};
 
@@ -13,6 +13,8 @@ use crate::{Digest, platform};
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// The annotation in which containerd, and with it `docker save`, writes the whole name.
 const CONTAINERD_NAME: &str = "io.containerd.image.name";
+/// The annotation with which BuildKit says that a manifest is attached to an image.
+const ATTACHMENT: &str = "vnd.docker.reference.type";
 
 /// `oci-layout`.
 #[derive(Debug, Deserialize)]
@@ -34,6 +36,9 @@ pub(crate) struct Descriptor {
     annotations: Option<BTreeMap<String, String>>,
     #[serde(default)]
     pub(crate) platform: Option<Platform>,
+    /// What it is instead of a container image (image specification 1.1).
+    #[serde(default)]
+    artifact_type: Option<String>,
 }
 
 /// What an image runs on.
@@ -41,6 +46,9 @@ pub(crate) struct Descriptor {
 pub(crate) struct Platform {
     pub(crate) os: String,
     pub(crate) architecture: String,
+    /// Which generation of the processors, as `v3`.
+    #[serde(default)]
+    pub(crate) variant: Option<String>,
 }
 
 /// What a blob is.
@@ -56,6 +64,7 @@ pub(crate) enum BlobKind {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Index {
     pub(crate) schema_version: u32,
+    #[serde(default, deserialize_with = "or_default")]
     pub(crate) manifests: Vec<Descriptor>,
 }
 
@@ -65,6 +74,7 @@ pub(crate) struct Index {
 pub(crate) struct Manifest {
     pub(crate) schema_version: u32,
     pub(crate) config: Descriptor,
+    #[serde(default, deserialize_with = "or_default")]
     pub(crate) layers: Vec<Descriptor>,
 }
 
@@ -80,6 +90,7 @@ pub(crate) struct Config {
 
 #[derive(Debug, Deserialize)]
 pub(crate) struct RootFs {
+    #[serde(default, deserialize_with = "or_default")]
     pub(crate) diff_ids: Vec<Digest>,
 }
 
@@ -87,8 +98,8 @@ pub(crate) struct RootFs {
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 struct Execution {
-    entrypoint: Option<Vec<String>>,
-    cmd: Option<Vec<String>>,
+    entrypoint: Option<Words>,
+    cmd: Option<Words>,
     env: Option<Vec<String>>,
     working_dir: Option<String>,
     user: Option<String>,
@@ -98,11 +109,34 @@ struct Execution {
     exposed_ports: Option<BTreeMap<String, IgnoredAny>>,
 }
 
+/// A command. Images of Docker's first years have one word without the list around it, and engines still take that.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+enum Words {
+    Many(Vec<String>),
+    One(String),
+}
+
+impl Words {
+    fn to_vec(words: Option<&Self>) -> Vec<String> {
+        match words {
+            Some(Self::Many(words)) => words.clone(),
+            Some(Self::One(word)) => vec![word.clone()],
+            None => Vec::new(),
+        }
+    }
+}
+
+/// Programs written in Go have `null` for an empty list.
+fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
+    Option::deserialize(from).map(Option::unwrap_or_default)
+}
+
 impl Descriptor {
     /// Names an image manifest.
     pub(crate) fn of_manifest(digest: Digest, size: u64) -> Self {
         let media_type = "application/vnd.oci.image.manifest.v1+json".to_owned();
-        Self { media_type, digest, size, annotations: None, platform: None }
+        Self { media_type, digest, size, annotations: None, platform: None, artifact_type: None }
     }
 
     /// What the image is called, if it is called something.
@@ -112,8 +146,19 @@ impl Descriptor {
 
     /// Whether the image is asked for by this tag.
     pub(crate) fn has_tag(&self, tag: &str) -> bool {
-        self.annotation(REF_NAME) == Some(tag)
-            || self.annotation(CONTAINERD_NAME).is_some_and(|name| answers_to(name, tag))
+        let names = [REF_NAME, CONTAINERD_NAME].map(|name| self.annotation(name));
+        names.iter().flatten().any(|name| answers_to(name, tag))
+    }
+
+    /// Whether it says that it is something else than a container image: what is attached to one, as a signature or a list of
+    /// packages.
+    pub(crate) fn is_attachment(&self) -> bool {
+        let is_tag_of_another = |tag: &str| {
+            tag.starts_with("sha256-") && [".sig", ".att", ".sbom"].iter().any(|end| tag.ends_with(end))
+        };
+        self.artifact_type.as_deref().is_some_and(|kind| !is_image_config(kind))
+            || self.annotation(ATTACHMENT).is_some()
+            || self.annotation(REF_NAME).is_some_and(is_tag_of_another)
     }
 
     fn annotation(&self, name: &str) -> Option<&str> {
@@ -135,10 +180,18 @@ impl Descriptor {
             | "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd"
             | "application/vnd.docker.image.rootfs.diff.tar"
             | "application/vnd.docker.image.rootfs.diff.tar.gzip"
+            | "application/vnd.docker.image.rootfs.diff.tar.zstd"
+            | "application/vnd.docker.image.rootfs.foreign.diff.tar"
             | "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip" => BlobKind::Layer,
             _ => return None,
         })
     }
+}
+
+/// Whether a media type is that of the configuration of a container image.
+pub(crate) fn is_image_config(media_type: &str) -> bool {
+    ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"]
+        .contains(&media_type)
 }
 
 /// Whether an image of this name, `docker.io/library/web:1.2`, is asked for by `wanted`: the whole name, the name without
@@ -153,7 +206,19 @@ pub(crate) fn answers_to(name: &str, wanted: &str) -> bool {
 impl Platform {
     /// Whether it is what an enclave's kernel for these processors runs.
     pub(crate) fn is_for(&self, architecture: Architecture) -> bool {
-        self.to_string() == platform::oci_name(architecture)
+        let (os, processors) = (self.os.to_ascii_lowercase(), self.architecture.to_ascii_lowercase());
+        // As engines do, names of the processors are taken for those of the specification.
+        let processors = match processors.as_str() {
+            "x86_64" | "x86-64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        };
+        format!("{os}/{processors}") == platform::oci_name(architecture)
+    }
+
+    /// Of several that are for the same processors, that for the oldest generation of them runs anywhere.
+    pub(crate) fn generation(&self) -> &str {
+        self.variant.as_deref().unwrap_or_default()
     }
 }
 
@@ -168,8 +233,8 @@ impl Config {
     pub(crate) fn image_config(&self) -> manifest::ImageConfig {
         let Some(run) = &self.config else { return manifest::ImageConfig::default() };
         manifest::ImageConfig {
-            entrypoint: run.entrypoint.clone().unwrap_or_default(),
-            cmd: run.cmd.clone().unwrap_or_default(),
+            entrypoint: Words::to_vec(run.entrypoint.as_ref()),
+            cmd: Words::to_vec(run.cmd.as_ref()),
             env: run.env.clone().unwrap_or_default(),
             workdir: run.working_dir.clone().unwrap_or_default(),
             user: run.user.clone().unwrap_or_default(),
@@ -204,6 +269,11 @@ mod tests {
         assert_eq!((full.healthcheck.interval, full.healthcheck.retries), (5_000_000_000, 2));
         let null = config(r#"{"StopSignal":null,"Shell":null,"ExposedPorts":null,"Healthcheck":null}"#);
         assert_eq!(null, manifest::ImageConfig::default());
+        let words = config(r#"{"Entrypoint":"/app","Cmd":["a","b"]}"#);
+        assert_eq!(
+            (words.entrypoint, words.cmd),
+            (vec!["/app".to_owned()], vec!["a".to_owned(), "b".to_owned()])
+        );
         let no_test = config(r#"{"Healthcheck":{"Test":null}}"#);
         assert_eq!(no_test, manifest::ImageConfig::default());
     }

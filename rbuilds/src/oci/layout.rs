@@ -1,10 +1,12 @@
 //! Finds one image in an image layout and checks what it reads.
 
+use std::collections::BTreeSet;
+
 use eif::Architecture;
 use serde::de::DeserializeOwned;
 
 use super::{
-    document::{BlobKind, Config, Descriptor, Index, LayoutMarker, Manifest},
+    document::{BlobKind, Config, Descriptor, Index, LayoutMarker, Manifest, is_image_config},
     files::{Files, parse, read_bounded},
     image::{Image, StoredLayer, check_layers, open_sized},
 };
@@ -53,7 +55,12 @@ impl<'f> Layout<'f> {
         if let (Some(tag), true) = (tag, tagged.is_empty()) {
             return Err(OciError::NoSuchTag { tag: tag.to_owned(), tags: tags() });
         }
-        match suitable(&tagged, self.architecture)?[..] {
+        let mut suitable = suitable(&tagged, self.architecture, tag.is_some())?;
+        if suitable.len() > 1 {
+            // What says nothing of itself may still be no image.
+            suitable.retain(|d| d.platform.is_some() || self.may_be_image(d));
+        }
+        match suitable[..] {
             [one] => Ok(one),
             ref several => Err(OciError::Ambiguous {
                 wanted: oci_name(self.architecture),
@@ -61,6 +68,14 @@ impl<'f> Layout<'f> {
                 tags: tags(),
             }),
         }
+    }
+
+    /// Whether a manifest has the configuration of a container image. What cannot be read is told when it is taken.
+    fn may_be_image(&self, descriptor: &Descriptor) -> bool {
+        descriptor.kind() != Some(BlobKind::Manifest)
+            || self
+                .read_document::<Manifest>(descriptor)
+                .map_or(true, |manifest| is_image_config(&manifest.config.media_type))
     }
 
     /// Follows indexes to the image manifest.
@@ -83,6 +98,12 @@ impl<'f> Layout<'f> {
     pub(crate) fn read_image(&self, descriptor: &Descriptor) -> Result<Image, OciError> {
         let manifest: Manifest = self.read_document(descriptor)?;
         check_schema(&blob_path(&descriptor.digest), manifest.schema_version)?;
+        if let (false, kind) = (is_image_config(&manifest.config.media_type), &manifest.config.media_type)
+            && manifest.layers.iter().all(|layer| layer.kind() != Some(BlobKind::Layer))
+            && !kind.is_empty()
+        {
+            return Err(OciError::NoImage { digest: descriptor.digest, found: kind.clone() });
+        }
         if let Some(other) = manifest.layers.iter().find(|l| l.kind() != Some(BlobKind::Layer)) {
             return Err(wrong_media_type(other));
         }
@@ -111,7 +132,7 @@ impl<'f> Layout<'f> {
 
 /// The only one of an index that is for these processors.
 pub(crate) fn for_enclave(all: &[Descriptor], architecture: Architecture) -> Result<&Descriptor, OciError> {
-    match suitable(&all.iter().collect::<Vec<_>>(), architecture)?[..] {
+    match suitable(&all.iter().collect::<Vec<_>>(), architecture, false)?[..] {
         [one] => Ok(one),
         ref several => Err(OciError::Ambiguous {
             wanted: oci_name(architecture),
@@ -121,14 +142,32 @@ pub(crate) fn for_enclave(all: &[Descriptor], architecture: Architecture) -> Res
     }
 }
 
-/// Those that are for these processors or do not say what they are for.
-fn suitable<'d>(all: &[&'d Descriptor], architecture: Architecture) -> Result<Vec<&'d Descriptor>, OciError> {
-    let suits = |d: &&&Descriptor| d.platform.as_ref().is_none_or(|p| p.is_for(architecture));
-    let suitable: Vec<&Descriptor> = all.iter().filter(suits).copied().collect();
+/// Those that are for these processors or do not say what they are for. What is attached to images is none, unless it was
+/// asked for by name; an image that has several names counts once.
+fn suitable<'d>(
+    all: &[&'d Descriptor],
+    architecture: Architecture,
+    is_named: bool,
+) -> Result<Vec<&'d Descriptor>, OciError> {
+    let images = || all.iter().copied().filter(|d| is_named || !d.is_attachment());
+    let suits = |d: &&Descriptor| d.platform.as_ref().is_none_or(|p| p.is_for(architecture));
+    let mut suitable: Vec<&Descriptor> = images().filter(suits).collect();
     if suitable.is_empty() {
-        let found = all.iter().filter_map(|d| d.platform.as_ref()).map(ToString::to_string).collect();
+        let found = images().filter_map(|d| d.platform.as_ref()).map(ToString::to_string).collect();
         return Err(OciError::NoPlatform { wanted: oci_name(architecture), found });
     }
+    // Of images with names of their own it is not for us to choose.
+    if suitable.iter().filter_map(|d| d.tag()).collect::<BTreeSet<_>>().len() < 2 {
+        // Who says what it is for comes before who says nothing, and of those the one for the oldest processors.
+        let rank = |d: &&Descriptor| match &d.platform {
+            Some(platform) => (0, platform.generation().to_owned()),
+            None => (1, String::new()),
+        };
+        let best = suitable.iter().map(rank).min();
+        suitable.retain(|d| Some(rank(d)) == best);
+    }
+    let mut seen = BTreeSet::new();
+    suitable.retain(|d| seen.insert(d.digest));
     Ok(suitable)
 }
 
