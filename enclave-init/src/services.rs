@@ -4,7 +4,8 @@ use std::{cmp::Reverse, ffi::OsString, path::Path, time::Duration};
 
 use egress::EGRESS_PORT;
 use manifest::{
-    ClientAddress, DEFAULT_STOP_TIMEOUT_S, Measured, Publish, Readiness, Restart, Service, StopSignal,
+    ClientAddress, DEFAULT_STOP_TIMEOUT_S, Measured, Protocol, Publish, Readiness, Restart, Service,
+    StopSignal,
 };
 use sys::pid1::Launch;
 
@@ -155,7 +156,11 @@ fn ways_in(publish: &[Publish], place: &Place) -> Vec<String> {
     // The proxy takes the first name that fits, so what says more comes first.
     let mut named = Vec::new();
     for entry in publish {
-        let listen = place.guest(entry.port.get().into()).to_string();
+        let listen = place.guest(Publish::vsock_port(entry.port, entry.protocol)).to_string();
+        if entry.protocol == Protocol::Udp {
+            words.extend(["--datagrams".to_owned(), format!("{listen}=udp://127.0.0.1:{}", entry.target)]);
+            continue;
+        }
         let route = format!("{listen}=tcp://127.0.0.1:{}", entry.target);
         match &entry.sni {
             None => words.extend(["--route".to_owned(), route]),
@@ -292,11 +297,12 @@ mod tests {
             named("*.example.org", 1),
             named("a.b.example.org", 2),
             named("*.b.example.org", 3),
+            Publish { protocol: Protocol::Udp, target: port(4433), ..Publish::plain(port(443)) },
         ];
         assert_eq!(
             ways_in(&publish, &Place::Machine).join(" "),
             "reverse --route vsock://any:80=tcp://127.0.0.1:80 --route vsock://any:443=tcp://127.0.0.1:443 \
-             --server-name a.b.example.org=vsock://any:443=tcp://127.0.0.1:2 \
+             --datagrams vsock://any:65979=udp://127.0.0.1:4433 --server-name a.b.example.org=vsock://any:443=tcp://127.0.0.1:2 \
              --server-name *.b.example.org=vsock://any:443=tcp://127.0.0.1:3 \
              --server-name *.example.org=vsock://any:443=tcp://127.0.0.1:1 \
              --client-source vsock://any:80 --pass-proxy vsock://any:443 --max-per-source vsock://any:443=50"

@@ -148,7 +148,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_enum)]
     pub(crate) backend: Option<BackendKind>,
     /// Publish an enclave port on this machine, as in 8080, 8081:8080 or 0.0.0.0:443:8443 (address, this machine's port,
-    /// the enclave's). Repeatable. Default address 127.0.0.1.
+    /// the enclave's), with /udp behind it for a UDP port. Repeatable. Default address 127.0.0.1.
     #[arg(short, long, value_name = "SPEC")]
     pub(crate) publish: Vec<Publish>,
     /// Publish every port the image names, the attestation server's among them, under the same number on 127.0.0.1.

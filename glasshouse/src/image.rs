@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use eif::{Architecture, Eif};
-use manifest::{Attestation, DEFAULT_STOP_TIMEOUT_S, Measured};
+use manifest::{Attestation, DEFAULT_STOP_TIMEOUT_S, Measured, Protocol};
 use rbuilds::{Limits, PcrValue, held_by, measured_manifest, memory_needed, registers};
 
 /// An enclave image on disk, read once.
@@ -75,7 +75,8 @@ impl Image {
     }
 
     /// Every port the enclave answers on, the attestation server's first.
-    pub(crate) fn ports(&self) -> impl Iterator<Item = NonZeroU16> + '_ {
-        self.manifest.attestation.iter().flat_map(Attestation::ports).chain(self.manifest.published_ports())
+    pub(crate) fn ports(&self) -> impl Iterator<Item = (NonZeroU16, Protocol)> + '_ {
+        let attestation = self.manifest.attestation.iter().flat_map(Attestation::ports);
+        attestation.map(|port| (port, Protocol::Tcp)).chain(self.manifest.published_ports())
     }
 }

@@ -24,6 +24,7 @@ mod operate;
 mod output;
 mod paths;
 mod publish;
+mod published;
 mod run;
 mod signals;
 mod signing;

@@ -13,7 +13,7 @@ use enclave_init::event::{Event, Health, Level, Outcome, Record, ServiceState};
 
 use rustix::stdio::{dup2_stderr, dup2_stdout};
 
-use crate::{run::READY_LINE, state::Instance};
+use crate::{publish, run::READY_LINE, state::Instance};
 
 /// Prints one result line. A closed pipe is a normal end of whoever reads.
 pub(crate) fn print(line: &str) -> Result<()> {
@@ -102,8 +102,9 @@ impl Output {
     /// The enclave is ready.
     pub(crate) fn ready(&mut self, instance: &Instance, after: Duration, log: &Path) -> Result<()> {
         say(&format!("{} is ready after {:.2} s", instance.name, after.as_secs_f64()));
-        for publish in &instance.publish {
-            say(&format!("  {} leads to the enclave's port {}", publish.host, publish.enclave));
+        for port in &instance.publish {
+            let number = publish::number(port.enclave, port.protocol);
+            say(&format!("  {} leads to the enclave's port {number}", port.host));
         }
         self.release(log)
     }

@@ -11,9 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use enclave_init::event::{Event, Record, ServiceState};
 use pf_proxy::{
-    Options, Reverse,
     host::Guard,
-    ingress::{ProxyHeader, RouteConfig},
     metrics::{self, Registry},
 };
 use tokio::time::{Instant, sleep_until, timeout};
@@ -28,7 +26,8 @@ use crate::{
     host::Fabric,
     image::Image,
     output::{self, Output},
-    publish::Publish,
+    publish::{self, Publish},
+    published::Published,
     signals::Signals,
     state::{Claimed, Folder, Instance, Status},
 };
@@ -109,13 +108,14 @@ fn plan(args: &RunArgs) -> Result<Plan> {
         .into());
     }
     let publish = match args.publish_all {
-        true => image.ports().map(Publish::same).collect(),
+        true => image.ports().map(|(port, protocol)| Publish::same(port, protocol)).collect(),
         false => args.publish.clone(),
     };
-    for Publish { enclave, .. } in &publish {
-        if !image.ports().any(|port| port == *enclave) {
-            let ports: Vec<_> = image.ports().map(|port| port.to_string()).collect();
-            let text = format!("--publish: the image has no port {enclave}; it has: {}", ports.join(", "));
+    for port in &publish {
+        if !image.ports().any(|own| own == (port.enclave, port.protocol)) {
+            let ports: Vec<_> = image.ports().map(|(own, protocol)| publish::number(own, protocol)).collect();
+            let wanted = publish::number(port.enclave, port.protocol);
+            let text = format!("--publish: the image has no port {wanted}; it has: {}", ports.join(", "));
             return Err(Usage(text).into());
         }
     }
@@ -245,11 +245,11 @@ async fn watch(
 ) -> Result<u8> {
     let started = Instant::now();
     // Bound now, so that a port in use is known at once; served when there is somebody to answer.
-    let published = publish(plan, &enclave.fabric)?;
+    let (published, bound) = Published::bind(plan, &enclave.fabric)?;
     if let Some(addr) = &plan.metrics {
         tokio::spawn(metrics::serve(Listener::bind(addr).await?, plan.registry.clone()));
     }
-    instance.publish = bound(&plan.publish, &published);
+    instance.publish = bound;
     instance.control = control_channel(plan, &enclave.fabric);
     // Operators can enter before the application is ready, and may have to.
     claimed.record(instance)?;
@@ -312,7 +312,7 @@ struct Progress<'a> {
     output: &'a mut Output,
     started: Instant,
     /// Until they are served.
-    published: Option<Reverse>,
+    published: Option<Published>,
     /// Whether every service has been ready.
     ready: bool,
     /// When it has to be ready, or ended; `None` while nobody waits for it.
@@ -371,7 +371,7 @@ impl Progress<'_> {
     /// Serves the published ports, if they are not served yet.
     fn serve(&mut self) {
         if let Some(published) = self.published.take() {
-            tokio::spawn(published.run(std::future::pending()));
+            published.serve();
         }
     }
 
@@ -386,31 +386,6 @@ impl Progress<'_> {
 fn control_channel(plan: &Plan, fabric: &Fabric) -> Option<String> {
     let control = plan.image.manifest.control.as_ref()?;
     Some(fabric.enclave_addr(control.port.get()).to_string())
-}
-
-/// Binds the ports of this machine that lead to the enclave.
-fn publish(plan: &Plan, fabric: &Fabric) -> Result<Reverse> {
-    let entries = &plan.image.manifest.publish;
-    let route = |port: &Publish| {
-        let names_clients = |entry: &manifest::Publish| entry.client_address.is_some();
-        let wants_header = entries.iter().any(|entry| entry.port == port.enclave && names_clients(entry));
-        let plain =
-            RouteConfig::plain(Addr::Tcp(port.host.to_string()), fabric.enclave_addr(port.enclave.get()));
-        let proxy_header = if wants_header { ProxyHeader::Send } else { ProxyHeader::Off };
-        let max_per_source = plan.max_per_source.map(NonZeroU32::get);
-        RouteConfig { name: format!("{}:{}", plan.name, port.enclave), proxy_header, max_per_source, ..plain }
-    };
-    let routes = plan.publish.iter().map(route).collect();
-    Ok(Reverse::bind_routes(routes, &Options::default(), plan.registry.clone())?)
-}
-
-/// The published ports with the numbers that the system chose for port 0.
-fn bound(wanted: &[Publish], reverse: &Reverse) -> Vec<Publish> {
-    let actual = |(port, addr): (&Publish, Addr)| match addr {
-        Addr::Tcp(text) => Publish { host: text.parse().unwrap_or(port.host), ..*port },
-        _ => *port,
-    };
-    wanted.iter().zip(reverse.local_addrs()).map(actual).collect()
 }
 
 /// The last lines of what the enclave's kernel and init wrote.

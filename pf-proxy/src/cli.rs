@@ -120,7 +120,7 @@ pub fn run(args: Args) -> ExitCode {
     let reason: &(dyn std::error::Error + 'static) = &failure;
     tracing::error!(reason, "pf-proxy ends");
     match failure {
-        Failure::Proxy(Error::Bind(_)) => ExitCode::CannotListen,
+        Failure::Proxy(Error::Bind(_) | Error::BindDatagrams { .. }) => ExitCode::CannotListen,
         Failure::Config(_)
         | Failure::NoListener { .. }
         | Failure::TwoHeaders { .. }

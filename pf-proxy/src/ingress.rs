@@ -22,6 +22,7 @@ use crate::metrics::Registry;
 use desk::RouteDesk;
 use limits::Hall;
 
+pub(crate) use limits::Sources;
 pub use limits::Summary;
 pub use route::{Lanes, NamePattern, NamedTarget, PatternError, ProxyHeader, RouteConfig};
 pub use source::NOBODY;
@@ -79,6 +80,15 @@ pub enum Error {
     /// An address cannot be listened on.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// An address cannot be taken for datagrams.
+    #[error("udp://{addr}: cannot take datagrams there")]
+    BindDatagrams {
+        /// The address.
+        addr: std::net::SocketAddr,
+        /// From the system.
+        #[source]
+        source: io::Error,
+    },
     /// A listener broke.
     #[error("{addr}: cannot accept connections any more")]
     Accept {

@@ -4,6 +4,8 @@
 //! goes from vsock to loopback TCP, on the host from TCP to vsock; it does not care which. [`ingress`] is the same with
 //! more to say: limits, timeouts, PROXY headers, several applications by TLS server name on one port, reloading.
 //!
+//! [`datagrams`] does it for UDP.
+//!
 //! [`host::Host`] is the host's end of an enclave's way out: it makes the connections that the enclave asks for.
 //!
 //! It carries bytes and rewrites none. TLS is never ended here: of a client's first message at most the server name is
@@ -17,6 +19,7 @@ mod check;
 pub mod cli;
 pub mod client_hello;
 pub mod config;
+pub mod datagrams;
 mod descriptors;
 mod forward_host;
 pub mod host;

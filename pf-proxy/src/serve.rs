@@ -9,6 +9,7 @@ use transport::{Addr, Listener};
 
 use crate::cli::Failure;
 use crate::config::Config;
+use crate::datagrams::{DatagramRoute, Datagrams, MAX_FLOWS};
 use crate::ingress::{Ingress, NamePattern, NamedTarget, Options, ProxyHeader, RouteConfig};
 use crate::metrics::{self, Registry};
 use crate::{Route, descriptors};
@@ -49,13 +50,18 @@ struct CarryArgs {
 #[derive(Debug, clap::Args)]
 pub(crate) struct ReverseArgs {
     /// Where to listen and where to connect to; may be given more than once
-    #[arg(long = "route", value_name = "LISTEN=TARGET", required_unless_present = "server_names")]
+    #[arg(long = "route", value_name = "LISTEN=TARGET", required_unless_present_any = ["server_names", "datagrams"])]
     routes: Vec<Route>,
 
     /// Where TLS clients go that ask for this name, or for one below it as in `*.example.org`; may be given more than once,
     /// and the first that fits counts
     #[arg(long = "server-name", value_name = "NAME=LISTEN=TARGET")]
     server_names: Vec<NamedRoute>,
+
+    /// Where datagrams come and go, each client's over a stream of its own: udp://ADDRESS:PORT=TARGET where clients are, and
+    /// LISTEN=udp://ADDRESS:PORT where the program is; may be given more than once
+    #[arg(long, value_name = "LISTEN=TARGET")]
+    datagrams: Vec<DatagramRoute>,
 
     /// Where clients begin with a PROXY protocol header, which goes on to the target; who sends none is refused
     #[arg(long, value_name = "LISTEN")]
@@ -125,6 +131,7 @@ pub(crate) fn vsock_side(text: &str) -> Result<Addr, String> {
 #[derive(Debug)]
 struct Plan {
     routes: Vec<RouteConfig>,
+    datagrams: Vec<DatagramRoute>,
     options: Options,
     metrics: Option<Addr>,
     /// Where the routes come from, if they can change.
@@ -148,14 +155,14 @@ impl CarryArgs {
             ..defaults
         };
         let routes = routes.into_iter().map(with_times).collect();
-        Plan { routes, options, metrics: self.metrics, file: None }
+        Plan { routes, datagrams: Vec::new(), options, metrics: self.metrics, file: None }
     }
 }
 
 /// `pf-proxy reverse`.
 pub(crate) async fn reverse(args: ReverseArgs) -> Result<(), Failure> {
     let routes = args.routes()?;
-    serve(args.carry.plan(routes)).await
+    serve(Plan { datagrams: args.datagrams, ..args.carry.plan(routes) }).await
 }
 
 impl ReverseArgs {
@@ -248,6 +255,7 @@ pub(crate) async fn run(args: RunArgs) -> Result<(), Failure> {
     let config = Config::read(&args.config)?;
     serve(Plan {
         routes: config.routes,
+        datagrams: Vec::new(),
         options: config.options,
         metrics: args.metrics.or(config.metrics),
         file: Some(args.config),
@@ -256,7 +264,7 @@ pub(crate) async fn run(args: RunArgs) -> Result<(), Failure> {
 }
 
 async fn serve(plan: Plan) -> Result<(), Failure> {
-    descriptors::make_room(plan.options.max_connections);
+    descriptors::make_room(plan.options.max_connections + plan.datagrams.len() * MAX_FLOWS);
     // Before readiness, so that a supervisor who stops us at once finds us listening.
     let listen = |kind| signal(kind).map_err(Failure::System);
     let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
@@ -267,6 +275,7 @@ async fn serve(plan: Plan) -> Result<(), Failure> {
         None => None,
     };
     let mut ingress = Ingress::start(plan.routes, &plan.options, registry.clone())?;
+    let mut datagrams = Datagrams::serve(&plan.datagrams, &registry).await?;
     tell(&ingress);
     if let Some(listener) = metrics {
         tracing::info!(listen = %listener.local_addr(), "serving metrics");
@@ -277,6 +286,7 @@ async fn serve(plan: Plan) -> Result<(), Failure> {
         tokio::select! {
             () = either(&mut terminate, &mut interrupt) => break,
             error = ingress.broken() => return Err(error.into()),
+            error = datagrams.broken() => return Err(error.into()),
             _ = hangup.recv() => reload(&mut ingress, plan.file.as_ref()),
         }
     }

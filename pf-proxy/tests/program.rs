@@ -257,3 +257,28 @@ fn exhausted_descriptors_stop_nobody_for_good() {
         assert!(start.elapsed() < PATIENCE, "never served again");
     }
 }
+
+#[test]
+fn datagrams_are_carried_between_two_processes() {
+    let [outer, inner] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let between = format!("unix:{}", inner.path().join("guest").display());
+    let program = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let inside = format!("{between}=udp://{}", program.local_addr().unwrap());
+    let _inside = start_ready_with(inner.path(), &["reverse", "--datagrams", &inside]);
+    // An address that is this process's own, so that the port is nobody else's.
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let listen = std::net::SocketAddr::from(([127, 91, high, low], 4433));
+    let outside = format!("udp://{listen}={between}");
+    let _outside = start_ready_with(outer.path(), &["reverse", "--datagrams", &outside]);
+
+    let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    program.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.send_to(b"ping", listen).unwrap();
+    let mut received = [0; 8];
+    let (length, proxy) = program.recv_from(&mut received).unwrap();
+    assert_eq!(&received[..length], b"ping");
+    program.send_to(b"pong", proxy).unwrap();
+    let (length, from) = client.recv_from(&mut received).unwrap();
+    assert_eq!((&received[..length], from), (&b"pong"[..], listen));
+}

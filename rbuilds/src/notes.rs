@@ -51,9 +51,9 @@ pub enum NoteKind {
     InterpreterNotThere,
     /// The image does not know the user or group of a service.
     UserNotThere,
-    /// A TCP port that the image exposes is not published.
+    /// A port that the image exposes is not published.
     PortNotPublished,
-    /// A port that the image exposes is not TCP: an enclave carries nothing else.
+    /// A port that the image exposes is neither TCP nor UDP: an enclave carries nothing else.
     PortNotCarried,
 }
 
@@ -101,7 +101,9 @@ impl NoteKind {
                 "ports that the image exposes are not published, because glasshouse.toml does not say so: \
                  add [[publish]] with the port there"
             }
-            Self::PortNotCarried => "ports that the image exposes are not reachable: only TCP is carried",
+            Self::PortNotCarried => {
+                "ports that the image exposes are not reachable: only TCP and UDP are carried"
+            }
             Self::PackagesUnread => "the SBOM lacks packages: files that tell of them were not read",
         }
     }

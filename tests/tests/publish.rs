@@ -36,6 +36,10 @@ client_address = "source"
 max_per_source = 1
 [[publish]]
 port = 443
+protocol = "udp"
+target = 4433
+[[publish]]
+port = 443
 sni = "shop.test"
 target = 8443
 [[publish]]
@@ -44,7 +48,7 @@ sni = "*.shop.test"
 target = 9443
 "#;
 
-/// Says on 8080 whom it sees, on 8081 what comes first, lets who is in on 8082 stay, and says on 8443 and 9443 which of them it is.
+/// Sends datagrams to 4433 back, turned around; says on 8080 whom it sees, on 8081 what comes first, lets who is in on 8082 stay, and says on 8443 and 9443 which of them it is.
 const SERVER: &str = r#"
 import socket, ssl, threading
 def serve(address, port, answer):
@@ -72,6 +76,13 @@ def tls(name):
         with context.wrap_socket(client, server_side=True) as session:
             session.sendall(name)
     return answer
+datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+datagrams.bind(("127.0.0.1", 4433))
+def turn_around():
+    while True:
+        data, client = datagrams.recvfrom(65536)
+        datagrams.sendto(data[::-1], client)
+threading.Thread(target=turn_around).start()
 serve("127.0.0.1", 8081, header)
 serve("127.0.0.1", 8443, tls(b"the shop"))
 serve("127.0.0.1", 9443, tls(b"below the shop"))
@@ -109,6 +120,20 @@ def enter(source):
         return client, client.recv(2).decode()
     except ConnectionResetError:
         return client, ""
+def echo(source, to, data):
+    client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    client.bind((source, 0))
+    client.connect((to, 443))
+    client.settimeout(1)
+    # UDP may lose; what is asked for is the answer to one of sixty.
+    for _ in range(60):
+        client.send(data)
+        try:
+            return client.recv(65536) == data[::-1]
+        except TimeoutError:
+            pass
+print("datagrams:", [echo(source, "192.0.2.10", data) for source in ("192.0.2.77", "192.0.2.10")
+                     for data in (b"ab", bytes(range(251)) * 260)])
 first, second, other = enter("192.0.2.77"), enter("192.0.2.77"), enter("192.0.2.10")
 print("one of each:", [seen for _, seen in (first, second, other)])
 for name in ["shop.test", "SHOP.test", "a.b.shop.test"]:
@@ -124,7 +149,8 @@ ip link set lo up
 for address in 192.0.2.10/32 192.0.2.77/32; do ip addr add $address dev lo; done
 for address in 2001:db8::10/128 2001:db8::77/128; do ip addr add $address dev lo nodad; done
 "$@" --detach --publish 192.0.2.10:8080:8080 --publish "[2001:db8::10]:8080:8080" --publish 127.0.0.1:8080:8080 \
-    --publish 192.0.2.10:81:81 --publish 192.0.2.10:82:82 --publish 192.0.2.10:443:443
+    --publish 192.0.2.10:81:81 --publish 192.0.2.10:82:82 --publish 192.0.2.10:443:443 \
+    --publish 192.0.2.10:443:443/udp
 python3 clients.py
 "$1" stop published
 "#;
@@ -163,6 +189,7 @@ fn applications_share_a_port_and_know_their_clients(bed: &Bed) {
         "from here: ::ffff:192.0.0.8",
         &header,
         "one of each: ['in', '', 'in']",
+        "datagrams: [True, True, True, True]",
         "shop.test: the shop",
         "SHOP.test: the shop",
         "a.b.shop.test: below the shop",

@@ -20,14 +20,17 @@ pub struct Network {
 #[non_exhaustive]
 pub enum NetworkError {
     /// Not an address where one has to be.
-    #[error("not an address")]
+    #[error("not an address, or not one range as in `10.0.0.0/8` or `[2001:db8::]/32`")]
     Address,
     /// More bits than the address has, or not a number.
     #[error("the prefix length is 0 to 32 for IPv4 and 0 to 128 for IPv6")]
     Bits,
     /// Bits of the address beyond the prefix are set.
-    #[error("the address has bits beyond its prefix")]
-    HostBits,
+    #[error("the address has bits beyond its prefix: the range is {range}")]
+    HostBits {
+        /// The range that the address is in.
+        range: Network,
+    },
     /// An IPv6 address that only wraps an IPv4 address.
     #[error("write an IPv4 address as such, not as ::ffff:0:0/96")]
     Mapped,
@@ -48,7 +51,8 @@ impl Network {
             return Err(NetworkError::Mapped);
         }
         let kept = first_bits(address, bits).ok_or(NetworkError::Bits)?;
-        if kept == address { Ok(Self { address, bits }) } else { Err(NetworkError::HostBits) }
+        let range = Self { address: kept, bits };
+        if kept == address { Ok(range) } else { Err(NetworkError::HostBits { range }) }
     }
 
     /// A range known when the program is written.
@@ -176,8 +180,11 @@ mod tests {
             ("10.0.0.0/", NetworkError::Bits),
             ("10.0.0.0/+8", NetworkError::Bits),
             ("[::]/129", NetworkError::Bits),
-            ("10.0.0.1/8", NetworkError::HostBits),
-            ("[2001:db8::1]/32", NetworkError::HostBits),
+            ("10.0.0.1/8", NetworkError::HostBits { range: Network::v4([10, 0, 0, 0], 8) }),
+            (
+                "[2001:db8::1]/32",
+                NetworkError::HostBits { range: Network::v6([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0], 32) },
+            ),
             ("::ffff:10.0.0.0/104", NetworkError::Mapped),
             ("fe80::1%eth0", NetworkError::Address),
         ] {

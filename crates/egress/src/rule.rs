@@ -47,7 +47,15 @@ pub enum RuleError {
     /// A name that is none.
     #[error("{0}")]
     Name(#[from] NameError),
-    /// An IPv6 address or a rule with more colons than it may have.
+    /// A protocol that is not written so.
+    #[error("before the name stands `udp:`, or nothing for TCP")]
+    Protocol,
+    /// A URL.
+    #[error(
+        "a rule is no URL: leave out what stands before the name, and the path, as in `api.example.com:443`"
+    )]
+    Url,
+    /// An IPv6 address without brackets.
     #[error("too many colons: write an IPv6 address in brackets, `[2001:db8::1]:443`")]
     Colons,
     /// A `*` that is not the whole first label.
@@ -229,13 +237,25 @@ impl FromStr for Rule {
     type Err = RuleError;
 
     fn from_str(text: &str) -> Result<Self, RuleError> {
-        let (protocol, rest) = match text.strip_prefix("udp:") {
-            Some(rest) => (Protocol::Udp, rest),
-            None => (Protocol::Tcp, text),
+        if text.contains("://") {
+            return Err(RuleError::Url);
+        }
+        let (protocol, rest) = match text.split_once(':') {
+            Some(("udp", rest)) => (Protocol::Udp, rest),
+            Some((other, rest))
+                if rest.contains(':')
+                    && ["tcp", "udp"].iter().any(|name| other.eq_ignore_ascii_case(name)) =>
+            {
+                return Err(RuleError::Protocol);
+            }
+            _ => (Protocol::Tcp, text),
         };
         let (whom, ports) = rest.rsplit_once(':').ok_or(RuleError::NoPort)?;
         if ports.ends_with(']') || ports.contains("]/") {
             return Err(RuleError::NoPort);
+        }
+        if ports.contains('/') {
+            return Err(RuleError::Url);
         }
         let pattern = whom.parse()?;
         Ok(Self { protocol, pattern, ports: ports.parse()? })
@@ -342,15 +362,20 @@ mod tests {
             ("example.org:90-80", RuleError::Ports),
             ("example.org:https", RuleError::Ports),
             ("2001:db8::1:443", RuleError::Colons),
-            ("tcp:example.org:443", RuleError::Colons),
+            ("tcp:example.org:443", RuleError::Protocol),
+            ("UDP:example.org:443", RuleError::Protocol),
+            ("example.org:443/path", RuleError::Url),
             ("a.*.org:443", RuleError::Wildcard),
             ("*.*.org:443", RuleError::Wildcard),
             ("*example.org:443", RuleError::Wildcard),
             (":443", RuleError::Name(NameError::Empty)),
             ("10.0.0.300:443", RuleError::Name(NameError::Numeric)),
-            ("10.0.0.1/8:443", RuleError::Network(NetworkError::HostBits)),
+            (
+                "10.0.0.1/8:443",
+                RuleError::Network(NetworkError::HostBits { range: "10.0.0.0/8".parse().unwrap() }),
+            ),
             ("[::ffff:10.0.0.1]:443", RuleError::Network(NetworkError::Mapped)),
-            ("https://example.org:443", RuleError::Network(NetworkError::Address)),
+            ("https://example.org:443", RuleError::Url),
         ] {
             assert_eq!(text.parse::<Rule>(), Err(error), "{text:?}");
         }

@@ -34,7 +34,7 @@ pub use measured::{
 };
 pub use monitor::{DEFAULT_SWEEP_S, Denied, DigestKind, Enforce, Monitor, NEVER_WATCHED};
 pub use nats::{DEFAULT_NATS_STREAM, Nats};
-pub use publish::{ClientAddress, Publish};
+pub use publish::{ClientAddress, Protocol, Publish};
 pub use reference::{ImageReference, ImageVersion, ReferenceError};
 pub use secret::is_secret_name;
 pub use signal::StopSignal;

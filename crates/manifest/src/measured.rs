@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, fmt, num::NonZeroU16, str::FromStr};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::{
-    Acme, Attestation, Control, Egress, Healthcheck, Monitor, OnUnhealthy, Publish, RESERVED_PORTS,
+    Acme, Attestation, Control, Egress, Healthcheck, Monitor, OnUnhealthy, Protocol, Publish, RESERVED_PORTS,
     StopSignal, is_valid_name, publish, secret,
 };
 
@@ -178,11 +178,11 @@ impl Measured {
         self.services.last().expect("a checked manifest has at least one service")
     }
 
-    /// The numbers of the published ports, each once, ascending.
-    pub fn published_ports(&self) -> impl Iterator<Item = NonZeroU16> + '_ {
-        let before = std::iter::once(None).chain(self.publish.iter().map(|entry| Some(entry.port)));
-        let ports = self.publish.iter().map(|entry| entry.port).zip(before);
-        ports.filter(|(port, before)| Some(*port) != *before).map(|(port, _)| port)
+    /// The published ports, each once, ascending.
+    pub fn published_ports(&self) -> impl Iterator<Item = (NonZeroU16, Protocol)> + '_ {
+        let ports = || self.publish.iter().map(|entry| (entry.port, entry.protocol));
+        let before = std::iter::once(None).chain(ports().map(Some));
+        ports().zip(before).filter(|(port, before)| Some(*port) != *before).map(|(port, _)| port)
     }
 
     /// Checks the rules that hold between values.
@@ -233,7 +233,10 @@ impl Measured {
         if control.is_some_and(|port| attestation.contains(&port)) {
             return Err("attestation and control have the same port");
         }
-        if self.published_ports().any(|p| reserved(p) || attestation.contains(&p) || Some(p) == control) {
+        // Those of UDP have vsock ports of their own.
+        let mut connections =
+            self.published_ports().filter(|(_, protocol)| protocol.is_tcp()).map(|(port, _)| port);
+        if connections.any(|p| reserved(p) || attestation.contains(&p) || Some(p) == control) {
             return Err("a published port is one the framework uses");
         }
         Ok(())

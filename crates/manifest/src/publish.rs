@@ -2,6 +2,7 @@
 
 use std::num::{NonZeroU16, NonZeroU32};
 
+use ::egress::Name;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use toml::Spanned;
 
@@ -10,9 +11,6 @@ use crate::{
     source::{Mistake, check_port, mistake},
 };
 
-/// Longest server name, in bytes (RFC 1035, section 2.3.4, without the root's dot).
-const MAX_SERVER_NAME_BYTES: usize = 253;
-
 /// One way in: a port, or one of the applications behind it.
 ///
 /// Written as the port alone where nothing else is said.
@@ -20,17 +18,41 @@ const MAX_SERVER_NAME_BYTES: usize = 253;
 pub struct Publish {
     /// The port of the enclave, as others see it.
     pub port: NonZeroU16,
+    /// Whether it is a port of TCP or of UDP, which are ports apart.
+    pub protocol: Protocol,
     /// How the application learns who its client is; `None`: it does not. The same for all entries of a port.
     pub client_address: Option<ClientAddress>,
     /// How many connections at once one client may have, by IPv4 address or IPv6 /64; only with `client_address`, and the same for all
     /// entries of a port.
     pub max_per_source: Option<NonZeroU32>,
     /// The server name that TLS clients ask for, in lower case, or `*.` and a name for all below it; `None` is for who asks
-    /// for no other entry's.
+    /// for no other entry's. TCP only, as all of these but the ports.
     pub sni: Option<String>,
-    /// The TCP port of the enclave's loopback where the application listens.
+    /// The port of the enclave's loopback where the application listens.
     pub target: NonZeroU16,
 }
+
+/// What is carried to a published port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// Connections.
+    #[default]
+    Tcp,
+    /// Datagrams.
+    Udp,
+}
+
+impl Protocol {
+    /// Whether it is the one that goes without saying.
+    pub fn is_tcp(&self) -> bool {
+        *self == Self::Tcp
+    }
+}
+
+/// The first vsock port for datagrams: those of the enclave's UDP port N are carried at this plus N. TCP's published ports have their own
+/// numbers, all below.
+const FIRST_DATAGRAM_PORT: u32 = 1 << 16;
 
 /// How an application learns who its client is. The host says who it is, so either way it is what the host wants to be believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -45,7 +67,14 @@ pub enum ClientAddress {
 impl Publish {
     /// A port that leads to the same port inside, whoever asks.
     pub fn plain(port: NonZeroU16) -> Self {
-        Self { port, client_address: None, max_per_source: None, sni: None, target: port }
+        let protocol = Protocol::Tcp;
+        Self { port, protocol, client_address: None, max_per_source: None, sni: None, target: port }
+    }
+
+    /// The vsock port of the enclave where it is carried (`docs/spec/datagrams.md`).
+    pub fn vsock_port(port: NonZeroU16, protocol: Protocol) -> u32 {
+        let number = u32::from(port.get());
+        if protocol.is_tcp() { number } else { FIRST_DATAGRAM_PORT | number }
     }
 }
 
@@ -64,6 +93,8 @@ struct Full {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     max_per_source: Option<NonZeroU32>,
     port: NonZeroU16,
+    #[serde(default, skip_serializing_if = "Protocol::is_tcp")]
+    protocol: Protocol,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     sni: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -83,8 +114,9 @@ impl Serialize for Publish {
             return self.port.serialize(serializer);
         }
         let target = (self.target != self.port).then_some(self.target);
-        let Self { port, client_address, max_per_source, ref sni, .. } = *self;
-        Full { client_address, max_per_source, port, sni: sni.clone(), target }.serialize(serializer)
+        let Self { port, protocol, client_address, max_per_source, ref sni, .. } = *self;
+        Full { client_address, max_per_source, port, protocol, sni: sni.clone(), target }
+            .serialize(serializer)
     }
 }
 
@@ -92,8 +124,9 @@ impl<'de> Deserialize<'de> for Publish {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Ok(match Form::deserialize(deserializer)? {
             Form::Port(port) => Self::plain(port),
-            Form::Full(Full { client_address, max_per_source, port, sni, target }) => {
-                Self { port, client_address, max_per_source, sni, target: target.unwrap_or(port) }
+            Form::Full(Full { client_address, max_per_source, port, protocol, sni, target }) => {
+                let target = target.unwrap_or(port);
+                Self { port, protocol, client_address, max_per_source, sni, target }
             }
         })
     }
@@ -101,13 +134,13 @@ impl<'de> Deserialize<'de> for Publish {
 
 /// Checks the rules between entries of the measured form.
 pub(crate) fn check(entries: &[Publish]) -> Result<(), &'static str> {
-    let key = |entry: &Publish| (entry.port, entry.sni.clone());
+    let key = |entry: &Publish| (entry.port, entry.protocol, entry.sni.clone());
     if !entries.is_sorted_by(|a, b| key(a) < key(b)) {
         return Err("published ports are not ascending and unique");
     }
     let of_one_port = || {
         entries.windows(2).filter_map(|pair| match pair {
-            [a, b] if a.port == b.port => Some((a, b)),
+            [a, b] if (a.port, a.protocol) == (b.port, b.protocol) => Some((a, b)),
             _ => None,
         })
     };
@@ -120,30 +153,25 @@ pub(crate) fn check(entries: &[Publish]) -> Result<(), &'static str> {
     if entries.iter().any(|entry| entry.max_per_source.is_some() && entry.client_address.is_none()) {
         return Err("a published port limits clients whom it does not know");
     }
-    let is_wrong =
-        |name: &String| !is_server_name(name) || name.bytes().any(|byte| byte.is_ascii_uppercase());
+    let says_too_much = |entry: &Publish| entry.sni.is_some() || entry.client_address.is_some();
+    if entries.iter().any(|entry| entry.protocol == Protocol::Udp && says_too_much(entry)) {
+        return Err("a published UDP port has what only TCP has");
+    }
+    let is_wrong = |name: &String| Name::from_normal(name.strip_prefix("*.").unwrap_or(name)).is_err();
     match entries.iter().filter_map(|entry| entry.sni.as_ref()).any(is_wrong) {
         true => Err("a published port's server name is none"),
         false => Ok(()),
     }
 }
 
-/// A host name, or `*.` and a host name.
-fn is_server_name(text: &str) -> bool {
-    let name = text.strip_prefix("*.").unwrap_or(text);
-    let is_label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
-    };
-    name.len() <= MAX_SERVER_NAME_BYTES && name.split('.').all(is_label)
-}
-
 /// `[[publish]]` as it is written.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a table with the port, as in `{ port = 443 }`")]
 pub(crate) struct RawPublish {
     port: Spanned<u16>,
-    client_address: Option<ClientAddress>,
+    #[serde(default)]
+    protocol: Protocol,
+    client_address: Option<Spanned<ClientAddress>>,
     max_per_source: Option<Spanned<u32>>,
     sni: Option<Spanned<String>>,
     target: Option<Spanned<u16>>,
@@ -160,15 +188,18 @@ impl RawPublish {
             let at = one.port.clone();
             let entry = one.entry(attestation, control)?;
             let port = entry.port;
-            if entries.iter().any(|other| (other.port, &other.sni) == (port, &entry.sni)) {
+            let shares = |other: &Publish| (other.port, other.protocol) == (port, entry.protocol);
+            if entries.iter().any(|other| shares(other) && other.sni == entry.sni) {
                 let text = match &entry.sni {
-                    None => format!("`publish.port`: {port} stands there twice"),
+                    None => format!(
+                        "`publish.port`: {port} stands there twice: remove one, or give one of them `sni`, or `protocol = \"udp\"`"
+                    ),
                     Some(name) => format!("`publish.sni`: {name} stands there twice for port {port}"),
                 };
                 return Err(mistake(&at, text));
             }
             let has_other = |differs: fn(&Publish, &Publish) -> bool| {
-                entries.iter().any(|other| other.port == port && differs(other, &entry))
+                entries.iter().any(|other| shares(other) && differs(other, &entry))
             };
             for (member, differs) in [
                 ("client_address", has_other(|a, b| a.client_address != b.client_address)),
@@ -187,6 +218,9 @@ impl RawPublish {
     }
 
     fn entry(self, attestation: Option<&Attestation>, control: Option<&Control>) -> Result<Publish, Mistake> {
+        if self.protocol == Protocol::Udp {
+            return self.datagrams();
+        }
         let port = check_port("publish.port", &self.port)?;
         if attestation.is_some_and(|a| a.ports().any(|own| own == port)) {
             let text =
@@ -196,20 +230,53 @@ impl RawPublish {
         if control.is_some_and(|c| c.port == port) {
             return Err(mistake(&self.port, format!("`publish.port`: {port} is the control channel's")));
         }
-        let target = match &self.target {
-            None => port,
-            Some(target) => NonZeroU16::new(*target.get_ref())
-                .ok_or_else(|| mistake(target, "`publish.target`: 0 is no port"))?,
-        };
-        if let Some(name) = self.sni.as_ref().filter(|name| !is_server_name(name.get_ref())) {
-            let text = format!("`publish.sni`: {:?}: a host name, or `*.` and a host name", name.get_ref());
-            return Err(mistake(name, text));
-        }
-        let sni = self.sni.map(|name| name.into_inner().to_ascii_lowercase());
-        let client_address = self.client_address;
+        let target = self.target(port)?;
+        let sni = self.sni.map(|name| server_name(&name)).transpose()?;
+        let client_address = self.client_address.map(Spanned::into_inner);
         let max_per_source =
             self.max_per_source.map(|limit| source_limit(&limit, client_address)).transpose()?;
-        Ok(Publish { port, client_address, max_per_source, sni, target })
+        Ok(Publish { port, protocol: Protocol::Tcp, client_address, max_per_source, sni, target })
+    }
+
+    /// A port of UDP, of which there is less to say, and whose numbers are nobody else's.
+    fn datagrams(self) -> Result<Publish, Mistake> {
+        let text = |member: &str| {
+            format!("`publish.{member}`: is for TCP only: leave it out with `protocol = \"udp\"`")
+        };
+        if let Some(sni) = &self.sni {
+            return Err(mistake(sni, text("sni")));
+        }
+        if let Some(way) = &self.client_address {
+            return Err(mistake(way, text("client_address")));
+        }
+        if let Some(limit) = &self.max_per_source {
+            return Err(mistake(limit, text("max_per_source")));
+        }
+        let port = NonZeroU16::new(*self.port.get_ref())
+            .ok_or_else(|| mistake(&self.port, "`publish.port`: 0 is no port"))?;
+        Ok(Publish { protocol: Protocol::Udp, target: self.target(port)?, ..Publish::plain(port) })
+    }
+
+    fn target(&self, port: NonZeroU16) -> Result<NonZeroU16, Mistake> {
+        match &self.target {
+            None => Ok(port),
+            Some(target) => NonZeroU16::new(*target.get_ref())
+                .ok_or_else(|| mistake(target, "`publish.target`: 0 is no port")),
+        }
+    }
+}
+
+/// The normal form of a server name, or of a pattern.
+fn server_name(written: &Spanned<String>) -> Result<String, Mistake> {
+    let text = written.get_ref();
+    let (below, name) = text.strip_prefix("*.").map_or(("", text.as_str()), |name| ("*.", name));
+    match name.parse::<Name>() {
+        Ok(name) => Ok(format!("{below}{name}")),
+        Err(error) => {
+            let text =
+                format!("`publish.sni`: {text:?}: {error}: write a host name, or `*.` and a host name");
+            Err(mistake(written, text))
+        }
     }
 }
 
@@ -251,6 +318,28 @@ mod tests {
     }
 
     #[test]
+    fn tcp_and_udp_have_ports_apart() {
+        let found = parse(
+            "[[publish]]\nport = 443\nprotocol = \"udp\"\ntarget = 4433\n[[publish]]\nport = 443\nprotocol = \"tcp\"\n\
+             [[publish]]\nport = 8443\nprotocol = \"udp\"\n[[publish]]\nport = 9000\nprotocol = \"udp\"",
+        )
+        .unwrap();
+        let json = serde_json::to_string(&found).unwrap();
+        let expected = r#"[443,{"port":443,"protocol":"udp","target":4433},{"port":8443,"protocol":"udp"},{"port":9000,"protocol":"udp"}]"#;
+        assert_eq!(json, expected);
+        assert_eq!(serde_json::from_str::<Vec<Publish>>(&json).unwrap(), found);
+        check(&found).unwrap();
+        assert_eq!(Publish::vsock_port(found[0].port, Protocol::Tcp), 443);
+        assert_eq!(Publish::vsock_port(found[0].port, Protocol::Udp), 65_979);
+    }
+
+    #[test]
+    fn server_names_have_one_form() {
+        let found = parse("[[publish]]\nport = 443\nsni = \"*.Bücher.example.\"").unwrap();
+        assert_eq!(found[0].sni.as_deref(), Some("*.xn--bcher-kva.example"));
+    }
+
+    #[test]
     fn mistakes_are_named() {
         for (text, says) in [
             ("[[publish]]\nport = 80\n[[publish]]\nport = 80", "80 stands there twice"),
@@ -272,6 +361,17 @@ mod tests {
                  [[publish]]\nport = 80\nsni = \"a\"\nclient_address = \"source\"",
                 "`publish.max_per_source`: has to be the same in all entries of port 80",
             ),
+            ("[[publish]]\nport = 443\nsni = \"192.0.2.1\"", "ends in a number, as addresses do"),
+            ("publish = [443]", "expected a table with the port"),
+            ("[[publish]]\nport = 80\nprotocol = \"udp\"\nsni = \"a\"", "`publish.sni`: is for TCP only"),
+            ("[[publish]]\nport = 80\nprotocol = \"udp\"\nclient_address = \"source\"", "is for TCP only"),
+            ("[[publish]]\nport = 80\nprotocol = \"udp\"\nmax_per_source = 1", "is for TCP only"),
+            ("[[publish]]\nport = 0\nprotocol = \"udp\"", "0 is no port"),
+            ("[[publish]]\nport = 80\nprotocol = \"sctp\"", "`tcp` or `udp`"),
+            (
+                "[[publish]]\nport = 80\nprotocol = \"udp\"\n[[publish]]\nport = 80\nprotocol = \"udp\"\ntarget = 1",
+                "80 stands there twice",
+            ),
             ("[[publish]]\nport = 80\nclient_address = \"telepathy\"", "`proxy_protocol` or `source`"),
             ("[[publish]]\nport = 8443", "published already"),
         ] {
@@ -289,6 +389,8 @@ mod tests {
             (vec![entry(r#"{"port":80,"sni":"A"}"#)], "server name"),
             (vec![entry("80"), entry(r#"{"client_address":"source","port":80,"sni":"a"}"#)], "two ways"),
             (vec![entry(r#"{"max_per_source":1,"port":80}"#)], "does not know"),
+            (vec![entry(r#"{"port":80,"protocol":"udp","sni":"a"}"#)], "only TCP"),
+            (vec![entry(r#"{"port":80,"protocol":"udp"}"#), entry("80")], "ascending"),
             (
                 vec![
                     entry(r#"{"client_address":"source","port":80}"#),

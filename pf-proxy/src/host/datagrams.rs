@@ -51,7 +51,7 @@ pub(crate) async fn carry<S: AsyncRead + AsyncWrite>(
         while let Ok(true) = read(&mut reader, &mut datagram).await {
             // What the peer's system has to say to it, the other direction hears.
             let _ = socket.send(&datagram).await;
-            activity.note(&activity.sent, datagram.len());
+            activity.sent(datagram.len());
         }
     };
     let back = async {
@@ -59,18 +59,17 @@ pub(crate) async fn carry<S: AsyncRead + AsyncWrite>(
             if writer.write_all(&frame).await.is_err() || writer.flush().await.is_err() {
                 break;
             }
-            activity.note(&activity.received, frame.len().saturating_sub(2));
+            activity.received(frame.len().saturating_sub(2));
         }
     };
-    tokio::select! { () = out => {}, () = back => {}, () = activity.silence(idle) => {} }
-    Relayed {
-        a_to_b: activity.sent.load(Ordering::Relaxed),
-        b_to_a: activity.received.load(Ordering::Relaxed),
-    }
+    tokio::select! { () = out => {}, () = back => {}, () = activity.silence(|_| idle) => {} }
+    let (a_to_b, b_to_a) = activity.carried();
+    Relayed { a_to_b, b_to_a }
 }
 
 /// What has been carried, and when something was last.
-struct Activity {
+#[derive(Debug)]
+pub(crate) struct Activity {
     began: Instant,
     last_ms: AtomicU64,
     sent: AtomicU64,
@@ -85,16 +84,31 @@ impl Default for Activity {
 }
 
 impl Activity {
+    /// A datagram of so many bytes went one way.
+    pub(crate) fn sent(&self, bytes: usize) {
+        self.note(&self.sent, bytes);
+    }
+
+    /// And the other.
+    pub(crate) fn received(&self, bytes: usize) {
+        self.note(&self.received, bytes);
+    }
+
+    /// Bytes both ways: sent, received.
+    pub(crate) fn carried(&self) -> (u64, u64) {
+        (self.sent.load(Ordering::Relaxed), self.received.load(Ordering::Relaxed))
+    }
+
     fn note(&self, count: &AtomicU64, bytes: usize) {
         count.fetch_add(bytes as u64, Ordering::Relaxed);
         let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last_ms.store(now, Ordering::Relaxed);
     }
 
-    /// Ready when nothing was noted for `idle`.
-    async fn silence(&self, idle: Duration) {
+    /// Ready when nothing was noted for as long as `idle` says by then.
+    pub(crate) async fn silence(&self, idle: impl Fn(&Self) -> Duration) {
         loop {
-            let until = self.began + Duration::from_millis(self.last_ms.load(Ordering::Relaxed)) + idle;
+            let until = self.began + Duration::from_millis(self.last_ms.load(Ordering::Relaxed)) + idle(self);
             if until <= Instant::now() {
                 break;
             }

@@ -5,7 +5,7 @@
 //! address that it resolves to. Runs in `glasshouse run`, and on its own as `pf-proxy forward-host`.
 
 mod counts;
-mod datagrams;
+pub(crate) mod datagrams;
 mod dial;
 mod guard;
 mod names;

@@ -100,13 +100,13 @@ impl Hall {
 
 /// Who has how many connections of a route.
 #[derive(Debug, Default)]
-pub(super) struct Sources {
+pub(crate) struct Sources {
     open: Mutex<HashMap<IpAddr, u32>>,
 }
 
 impl Sources {
     /// Whether one more is within the limit; then it counts.
-    pub(super) fn enter(&self, peer: SocketAddr, limit: u32) -> bool {
+    pub(crate) fn enter(&self, peer: SocketAddr, limit: u32) -> bool {
         let mut open = self.lock();
         let count = open.entry(source(peer)).or_default();
         let is_within = *count < limit;
@@ -114,7 +114,7 @@ impl Sources {
         is_within
     }
 
-    pub(super) fn leave(&self, peer: SocketAddr) {
+    pub(crate) fn leave(&self, peer: SocketAddr) {
         let mut open = self.lock();
         let source = source(peer);
         if let Some(count) = open.get_mut(&source) {
