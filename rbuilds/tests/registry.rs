@@ -374,6 +374,23 @@ fn a_token_is_fetched_with_the_password_and_used_without_it() {
     assert_eq!(passwords, 0);
 }
 
+/// Public registries give a token to everybody, and refuse it for an image that is private or not there. Whoever had mistyped
+/// a name was told that the stored credentials were wrong, and had none.
+#[test]
+fn a_token_that_opens_nothing_is_the_names_fault_unless_there_are_credentials() {
+    let workshop = workshop(Network::Missing);
+    let layout = layout(&workshop, "one", Compression::Gzip);
+    let tokens = Server::start(&layout, |_, _| Some(answer("200 OK", "", br#"{"token": "abc"}"#)));
+    let realm = format!("www-authenticate: Bearer realm=\"http://{}/token\"\r\n", tokens.host);
+    let server = Server::start(&layout, move |_, _| Some(answer("401 Unauthorized", &realm, b"")));
+    let error = workshop.refuse(&server.image());
+    assert!(matches!(why(&error), RegistryError::Unauthorized { known: false, .. }), "{}", chain(&error));
+    assert!(chain(&error).contains("check the name"), "{}", chain(&error));
+    write_credentials(&workshop, &server.host);
+    let error = workshop.refuse(&server.image());
+    assert!(matches!(why(&error), RegistryError::Unauthorized { known: true, .. }), "{}", chain(&error));
+}
+
 #[test]
 fn wrong_bytes_and_lengths_are_refused_and_not_kept() {
     let workshop = workshop(Network::Missing);

@@ -46,6 +46,8 @@ pub(super) struct Client<'r> {
     home: Origin,
     agent: Agent,
     authorization: Option<String>,
+    /// Whether what was sent last was made with credentials of the user's.
+    is_known: bool,
 }
 
 /// Scheme and authority of a URL: to whom a request goes.
@@ -65,7 +67,7 @@ impl<'r> Client<'r> {
         let authority = host.to_ascii_lowercase();
         let home = Origin { is_plain: is_loopback(&authority), authority };
         let agent = agent(home.is_plain)?;
-        Ok(Self { reference, auth_file, home, agent, authorization: None })
+        Ok(Self { reference, auth_file, home, agent, authorization: None, is_known: false })
     }
 
     /// Asks for `what`, `manifests/TAG` or `blobs/DIGEST`, from a byte on. The answer is a success.
@@ -85,7 +87,9 @@ impl<'r> Client<'r> {
                     // Asks once per request: a token may have run out since the last one.
                     401 if is_home && !logged_in => {
                         logged_in = true;
-                        self.authorization = Some(self.log_in(&answer)?);
+                        let known = credentials::find(self.auth_file, self.reference.registry())?;
+                        self.is_known = known.is_some();
+                        self.authorization = Some(self.log_in(&answer, known)?);
                         self.follow(&url, accept, from)
                             .and_then(|(answer, _)| self.checked(what, &url, answer))
                     }
@@ -148,17 +152,16 @@ impl<'r> Client<'r> {
     }
 
     /// The value of an `Authorization` header that does what a 401 asks for.
-    fn log_in(&self, answer: &Response<Body>) -> Result<String, RegistryError> {
+    fn log_in(&self, answer: &Response<Body>, known: Option<Credentials>) -> Result<String, RegistryError> {
         let headers =
             answer.headers().get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
         let challenge = choose(headers)
             .ok_or_else(|| self.login_error("it asks for neither a password (Basic) nor a token (Bearer)"))?;
-        let known = credentials::find(self.auth_file, self.reference.registry())?;
         match challenge {
             Challenge::Basic => known
                 .filter(|known| !known.is_refresh_token)
                 .map(|known| known.basic())
-                .ok_or_else(|| self.unauthorized(false)),
+                .ok_or_else(|| self.unauthorized()),
             Challenge::Bearer { realm, service, scope } => {
                 let scope =
                     scope.unwrap_or_else(|| format!("repository:{}:pull", self.reference.repository()));
@@ -206,7 +209,7 @@ impl<'r> Client<'r> {
         let answer = answer.map_err(|e| no_answer(realm, e))?;
         match answer.status().as_u16() {
             200 => {}
-            400 | 401 | 403 => return Err(self.unauthorized(known.is_some())),
+            400 | 401 | 403 => return Err(self.unauthorized()),
             _ => {
                 return self
                     .checked("token", realm, answer)
@@ -234,7 +237,7 @@ impl<'r> Client<'r> {
         let repository = self.reference.repository().to_owned();
         Err(match status {
             200 | 206 => return Ok(answer),
-            401 => self.unauthorized(self.authorization.is_some()),
+            401 => self.unauthorized(),
             403 => RegistryError::Forbidden { registry, repository, answer: said(answer) },
             404 => {
                 RegistryError::NotFound { registry, repository, what: what.to_owned(), answer: said(answer) }
@@ -244,11 +247,11 @@ impl<'r> Client<'r> {
         })
     }
 
-    fn unauthorized(&self, known: bool) -> RegistryError {
+    fn unauthorized(&self) -> RegistryError {
         RegistryError::Unauthorized {
             registry: self.reference.registry().to_owned(),
             repository: self.reference.repository().to_owned(),
-            known,
+            known: self.is_known,
         }
     }
 

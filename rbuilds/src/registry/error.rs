@@ -19,8 +19,11 @@ pub enum RegistryError {
     },
     /// 401, after credentials were sent if there were any.
     #[error(
-        "{registry} wants {} for {repository}: log in with `docker login {registry}` or `skopeo login {registry}`",
-        if *.known { "other credentials than those that are stored" } else { "credentials" }
+        "{registry} {}: check the name, or log in with `docker login {registry}` or `skopeo login {registry}`",
+        match *.known {
+            true => format!("does not accept the stored credentials for {repository}"),
+            false => format!("has no {repository} that can be pulled without credentials"),
+        }
     )]
     Unauthorized {
         /// The registry.

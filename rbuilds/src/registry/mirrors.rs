@@ -67,7 +67,10 @@ fn read(path: &Path, image: &ImageReference) -> io::Result<Vec<Mirrored>> {
         Ok(metadata) if metadata.len() > MAX_FILE_BYTES => return Err(invalid("it is too long".to_owned())),
         Ok(_) => fs::read_to_string(path)?,
     };
-    let file: File = toml::from_str(&text).map_err(|e| invalid(e.to_string()))?;
+    let file: File = toml::from_str(&text).map_err(|e| {
+        let before = e.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        invalid(format!("line {}: {}", before.matches('\n').count() + 1, e.message()))
+    })?;
     let version = match image.version() {
         ImageVersion::Tag(tag) => format!(":{tag}"),
         ImageVersion::Digest(digest) => format!("@{digest}"),
