@@ -31,6 +31,9 @@ const DAEMON_MARK: char = '@';
 /// The applet that watches files.
 const MONITOR: &str = "fs-monitor";
 
+/// The variable that container engines set where the image does not.
+const HOME: &str = "HOME";
+
 /// How long the first look at all files may take.
 const SCAN_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
@@ -210,6 +213,9 @@ fn service(service: &Service, users: &Users) -> Result<Unit, PlanError> {
     let mut words = service.command.iter().map(OsString::from);
     let program = words.next().expect("a measured service has a command");
     let mut env: Vec<_> = service.env.iter().map(|(name, value)| (name.into(), value.into())).collect();
+    if !service.env.contains_key(HOME) {
+        env.push((HOME.into(), users.home(confinement.uid).into()));
+    }
     env.push(notify_variable());
     if !service.secrets.is_empty() {
         env.push(secrets::variable(&service.name));
@@ -421,8 +427,11 @@ mod tests {
             user: "www".into(),
             workdir: "/srv".into(),
         };
-        let users =
-            Users { passwd: "www:x:33:34::/:\n".into(), group: "tls:x:7:www\n".into(), may_set_groups: true };
+        let users = Users {
+            passwd: "www:x:33:34::/srv/www:\n".into(),
+            group: "tls:x:7:www\n".into(),
+            may_set_groups: true,
+        };
         let unit = self::service(&service, &users).unwrap();
         assert_eq!((unit.launch.program.to_str(), unit.launch.args.len()), (Some("server"), 1));
         let names: Vec<_> = unit
@@ -434,9 +443,16 @@ mod tests {
         assert!(names.contains(&("NOTIFY_SOCKET", notify::SOCKET_PATH)));
         assert_eq!(names.last(), Some(&("CREDENTIALS_DIRECTORY", "/run/glasshouse/secrets/web")));
         assert_eq!(names[1], ("PATH", "/bin"));
+        assert!(names.contains(&("HOME", "/srv/www")));
         let confinement = unit.launch.confinement.unwrap();
         assert_eq!((confinement.uid, confinement.gid, confinement.groups), (33, 34, Some(vec![7])));
         assert_eq!(unit.spec.ready_timeout, None);
+        let said = Service { env: BTreeMap::from([(HOME.into(), "/own".into())]), ..service.clone() };
+        let homes: Vec<_> =
+            self::service(&said, &users).unwrap().launch.env.into_iter().filter(|e| e.0 == HOME).collect();
+        assert_eq!(homes, [(HOME.into(), "/own".into())]);
+        let unknown = self::service(&Service { user: "1234".into(), ..service.clone() }, &users).unwrap();
+        assert!(unknown.launch.env.contains(&(HOME.into(), "/".into())));
         let nobody = Service { user: "nobody".into(), ..service };
         assert!(matches!(self::service(&nobody, &users), Err(PlanError::User { .. })));
     }

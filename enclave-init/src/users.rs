@@ -73,6 +73,11 @@ impl Users {
         })
     }
 
+    /// The home directory of the user with that id, `/` if the image does not say, as container engines have it.
+    pub(crate) fn home(&self, uid: u32) -> String {
+        Some(self.login(uid).home).filter(|home| !home.is_empty()).unwrap_or_else(|| "/".to_owned())
+    }
+
     /// Name, home directory and shell of the user with that id, as far as the image says.
     pub fn login(&self, uid: u32) -> Login {
         accounts::login(uid, &self.passwd)
