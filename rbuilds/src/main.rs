@@ -65,7 +65,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Verify(args) => {
             let verification = rebuild(&args)?;
             print(&verification, args.json)?;
-            Ok(if verification.reproduced() { ExitCode::SUCCESS } else { ExitCode::from(DIFFERENT) })
+            Ok(if verification.reproduced { ExitCode::SUCCESS } else { ExitCode::from(DIFFERENT) })
         }
         Command::Completions { shell } => print_all(&manual::completions(Cli::command(), shell)),
         Command::Man => print_all(&manual::page(&Cli::command())),

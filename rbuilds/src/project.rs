@@ -21,25 +21,33 @@ pub struct Project {
     pub base_dir: PathBuf,
 }
 
-/// Why a project cannot be used. Each is a mistake of the caller's.
+/// Why a project cannot be used. Each is a mistake of the caller's, and its message is whole: it has no sources.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProjectError {
     /// There is no readable manifest.
-    #[error("{}: {source}: name a manifest, or a folder with a {MANIFEST}", path.display())]
+    #[error("{}: {reason}: name a manifest, or a folder with a {MANIFEST}", path.display())]
     Unreadable {
         /// The manifest looked for.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        reason: io::Error,
     },
     /// The manifest is wrong.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {reason}", path.display())]
     Manifest {
         /// The manifest.
         path: PathBuf,
         /// Where and what is wrong.
-        source: ManifestError,
+        reason: ManifestError,
+    },
+    /// The archive in place of what the manifest names is not there.
+    #[error("{}: {reason}: give the container image as an archive, as `docker save` writes it", path.display())]
+    Archive {
+        /// The archive.
+        path: PathBuf,
+        /// What the system said.
+        reason: io::Error,
     },
     /// `SOURCE_DATE_EPOCH` is no time.
     #[error("SOURCE_DATE_EPOCH is {found:?}, not a number of seconds since 1970")]
@@ -57,9 +65,9 @@ impl Project {
     pub fn open(path: &Path) -> Result<Self, ProjectError> {
         let path = if path.is_dir() { path.join(MANIFEST) } else { path.to_owned() };
         let text = fs::read_to_string(&path)
-            .map_err(|source| ProjectError::Unreadable { path: path.clone(), source })?;
+            .map_err(|reason| ProjectError::Unreadable { path: path.clone(), reason })?;
         let manifest =
-            Manifest::parse(&text).map_err(|source| ProjectError::Manifest { path: path.clone(), source })?;
+            Manifest::parse(&text).map_err(|reason| ProjectError::Manifest { path: path.clone(), reason })?;
         let base_dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
         Ok(Self { manifest, base_dir: base_dir.to_owned() })
     }
@@ -67,10 +75,13 @@ impl Project {
     /// Takes the container image from this archive instead. The path is the caller's own, not relative to the manifest.
     ///
     /// # Errors
-    /// [`ProjectError::Unreadable`] when the working directory that it is relative to is gone.
+    /// [`ProjectError::Archive`] when it is not there or no file.
     pub fn take_archive(&mut self, path: &Path) -> Result<(), ProjectError> {
-        let path = std::path::absolute(path)
-            .map_err(|source| ProjectError::Unreadable { path: path.to_owned(), source })?;
+        let found = path.metadata().and_then(|found| match found.is_file() {
+            true => std::path::absolute(path),
+            false => Err(io::Error::other("not a regular file")),
+        });
+        let path = found.map_err(|reason| ProjectError::Archive { path: path.to_owned(), reason })?;
         self.manifest.image = ImageSource::Archive { path, tag: None };
         Ok(())
     }

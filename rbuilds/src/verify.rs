@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::{
     BuildInput, BuildReport, Diff, Digest, Error, Limits, Progress, RegistryOptions, build, diff,
-    reference_values_path,
+    image::Image, reference_values_path,
 };
 
 /// The register of the certificate that an image is signed with.
@@ -18,6 +18,8 @@ const SIGNER_PCR: u8 = 8;
 /// What rebuilding an image showed.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Verification {
+    /// Whether the same inputs gave the same measurements. The signer's register is left out: no key is here.
+    pub reproduced: bool,
     /// The image in question (`a`) and the rebuilt one (`b`).
     pub diff: Diff,
     /// Inputs that are not those recorded beside the image. `None` if nothing is recorded there.
@@ -35,24 +37,21 @@ pub struct OtherInput {
     pub used: Option<Digest>,
 }
 
-impl Verification {
-    /// Whether the same inputs gave the same measurements. The signer's register is left out: no key is here.
-    pub fn reproduced(&self) -> bool {
-        self.diff.pcrs.iter().all(|pair| pair.same || pair.pcr == SIGNER_PCR)
-    }
-}
-
 /// Builds `input` and compares the result with `image`. `input.output` is where the rebuilt image goes; it stays there.
 /// The lock file stays as it is, whatever tags name by now.
 ///
 /// # Errors
 /// As [`build`] and [`diff`]. Reference values beside the image that are malformed are an error too.
 pub fn verify(image: &Path, input: &BuildInput<'_>, progress: Progress<'_>) -> Result<Verification, Error> {
+    // Before the long work: a wrong path is found at once.
+    Image::open(image)?;
     let recorded = recorded(image)?;
     let registry = RegistryOptions { record_tags: false, reuse_compressed: false, ..input.registry.clone() };
     let report = build(&BuildInput { registry, ..input.clone() }, progress)?;
     let other_inputs = recorded.map(|recorded| other_inputs(&recorded, &report));
-    Ok(Verification { diff: diff(image, input.output, &Limits::default())?, other_inputs })
+    let diff = diff(image, input.output, &Limits::default())?;
+    let reproduced = diff.pcrs.iter().all(|pair| pair.same || pair.pcr == SIGNER_PCR);
+    Ok(Verification { reproduced, diff, other_inputs })
 }
 
 /// The reference values beside an image.
@@ -94,7 +93,7 @@ impl fmt::Display for Verification {
             return writeln!(f, "Reproduced: the rebuilt image has the same bytes.");
         }
         self.diff.fmt(f)?;
-        match self.reproduced() {
+        match self.reproduced {
             true => writeln!(f, "Reproduced: what differs is the signature, or nothing measures it."),
             false => writeln!(f, "Not reproduced."),
         }

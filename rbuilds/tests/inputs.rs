@@ -154,3 +154,19 @@ fn a_file_with_holes_is_read_from_each_form_that_tar_writes() {
         chain(&error)
     );
 }
+
+/// The reason was printed twice, once as a part of the message and once as its cause.
+#[test]
+fn the_program_says_once_what_is_wrong_with_the_manifest_and_ends_with_status_2() {
+    let workshop = prepared();
+    workshop.build("{ rootfs = \"files\" }").unwrap();
+    fs::write(workshop.path("glasshouse.toml"), "name = 1\n").unwrap();
+    for (manifest, expected) in [("nowhere", "No such file"), ("glasshouse.toml", "expected a string")] {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_rbuilds"));
+        program.arg("verify").args([workshop.output(), workshop.path(manifest)]);
+        let said = program.output().unwrap();
+        let text = String::from_utf8(said.stderr).unwrap();
+        assert_eq!(said.status.code(), Some(2), "{text}");
+        assert_eq!(text.matches(expected).count(), 1, "{text}");
+    }
+}

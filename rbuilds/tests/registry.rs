@@ -206,7 +206,7 @@ fn verifying_writes_no_lock_file_and_offline_asks_nobody() {
     let locked = fs::read(&lock).unwrap();
     registry.push(&layout(&workshop, "two", Compression::Gzip).root, "web:1");
     workshop.registry.network = Network::Update;
-    assert!(!workshop.verify(&name).unwrap().reproduced());
+    assert!(!workshop.verify(&name).unwrap().reproduced);
     assert_eq!(fs::read(&lock).unwrap(), locked);
     drop(registry);
     workshop.registry.network = Network::Offline;

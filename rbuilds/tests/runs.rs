@@ -87,10 +87,10 @@ fn a_forged_run_is_taken_by_a_build_and_found_by_verify() {
     let image = build(&workshop, "1", false);
     forge(&kept(&workshop).pop().unwrap());
     assert!(build(&workshop, "1", false) != image, "the run is what was taken");
-    assert!(!workshop.verify(IMAGE).unwrap().reproduced());
+    assert!(!workshop.verify(IMAGE).unwrap().reproduced);
     fs::remove_dir_all(workshop.path("cache")).unwrap();
     assert!(build(&workshop, "1", false) == image);
-    assert!(workshop.verify(IMAGE).unwrap().reproduced());
+    assert!(workshop.verify(IMAGE).unwrap().reproduced);
 }
 
 #[test]
