@@ -1,21 +1,30 @@
 //! This side's terminal: raw while a shell runs, and as it was afterwards, however that ends.
 
 use std::{
-    fs::OpenOptions,
-    io::{self, BufRead, BufReader, Write},
+    fs::{File, OpenOptions},
+    io::{self, Read, Write},
     path::Path,
 };
 
-use rustix::termios::{LocalModes, OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr};
+use rustix::{
+    process::{Signal, getpid, kill_process},
+    termios::{
+        LocalModes, OptionalActions, SpecialCodeIndex, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr,
+    },
+};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
 };
+use zeroize::Zeroizing;
 
 use crate::{
     client::Act,
     request::{Terminal, WindowSize},
 };
+
+/// Longest line of a terminal that waits for its end (`N_TTY_BUF_SIZE` of Linux), in bytes.
+const MAX_LINE_BYTES: usize = 4096;
 
 /// The terminal on standard input in raw mode, until this is dropped.
 #[derive(Debug)]
@@ -55,19 +64,23 @@ fn size() -> Option<WindowSize> {
     (found.ws_col > 0 && found.ws_row > 0).then_some(WindowSize { columns: found.ws_col, rows: found.ws_row })
 }
 
-/// Signals to this program become acts on the other. The task ends when one is meant for this program, with the status that
+/// Signals to this program become acts on the other. On a terminal its size is the first of them, as it is now: it may have changed
+/// while a passphrase was typed, or the enclave was waited for. The task ends when one is meant for this program, with the status that
 /// this leaves: a hangup, the third interrupt, and on a terminal, where keys make no signals, whatever ends programs.
 pub(super) fn acts(on_terminal: bool) -> io::Result<(mpsc::Receiver<Act>, tokio::task::JoinHandle<u8>)> {
     let (sender, acts) = mpsc::channel(16);
     let mut window = signal(SignalKind::window_change())?;
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let (mut hangup, mut quit) = (signal(SignalKind::hangup())?, signal(SignalKind::quit())?);
+    let resize = move || size().filter(|_| on_terminal).map(Act::Resize);
+    // There is room for it.
+    let _ = resize().map(|act| sender.try_send(act));
     let task = tokio::spawn(async move {
         let mut interrupts = 0;
         loop {
             let signal = tokio::select! {
                 _ = window.recv() => {
-                    if let Some(size) = size().filter(|_| on_terminal) && sender.send(Act::Resize(size)).await.is_err() {
+                    if let Some(act) = resize() && sender.send(act).await.is_err() {
                         return std::future::pending().await;
                     }
                     continue;
@@ -94,24 +107,43 @@ pub(super) fn passphrase(path: &Path) -> Option<channel::ssh::Passphrase> {
     ask_hidden(&format!("Passphrase of {}: ", path.display())).ok()
 }
 
-/// Asks the person at the terminal for a line, without showing it.
+/// Asks the person at the terminal for a line, without showing it. Ctrl-C ends this program, and leaves the terminal as it was.
 pub(super) fn ask_hidden(prompt: &str) -> io::Result<channel::ssh::Passphrase> {
     let mut terminal = OpenOptions::new().read(true).write(true).open("/dev/tty")?;
-    terminal.write_all(prompt.as_bytes())?;
     let saved = tcgetattr(&terminal)?;
     let mut silent = saved.clone();
-    silent.local_modes.remove(LocalModes::ECHO);
+    // Not a signal, which would end this program while nothing is shown, but the end of the line.
+    silent.local_modes.remove(LocalModes::ECHO | LocalModes::ISIG);
+    let interrupt = saved.special_codes[SpecialCodeIndex::VINTR];
+    silent.special_codes[SpecialCodeIndex::VEOL] = interrupt;
+    // Before anybody is asked, so that nothing that is typed then is shown or lost.
     tcsetattr(&terminal, OptionalActions::Flush, &silent)?;
-    let mut line = channel::ssh::Passphrase::new(String::new());
-    let read = BufReader::new(&terminal).read_line(&mut line);
+    let read = terminal.write_all(prompt.as_bytes()).and_then(|()| line(&mut terminal, interrupt));
     let _ = tcsetattr(&terminal, OptionalActions::Flush, &saved);
     let _ = writeln!(terminal);
-    if read? == 0 {
-        return Err(io::ErrorKind::UnexpectedEof.into());
+    let Some(line) = read? else {
+        let _ = kill_process(getpid(), Signal::INT);
+        return Err(io::ErrorKind::Interrupted.into());
+    };
+    let text = std::str::from_utf8(&line).map_err(|_| io::ErrorKind::InvalidData)?;
+    Ok(channel::ssh::Passphrase::new(text.to_owned()))
+}
+
+/// One line from a terminal, without its end; `None` if it was interrupted.
+fn line(terminal: &mut File, interrupt: u8) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
+    // A terminal has no longer lines, so this never moves and leaves no copy.
+    let mut line = Zeroizing::new(Vec::with_capacity(MAX_LINE_BYTES));
+    loop {
+        let mut byte = [0];
+        match terminal.read(&mut byte)? {
+            0 if line.is_empty() => return Err(io::ErrorKind::UnexpectedEof.into()),
+            0 => return Ok(Some(line)),
+            _ if byte[0] == interrupt && interrupt != 0 => return Ok(None),
+            _ if matches!(byte[0], b'\n' | b'\r') => return Ok(Some(line)),
+            _ if line.len() == MAX_LINE_BYTES => return Err(io::ErrorKind::InvalidData.into()),
+            _ => line.push(byte[0]),
+        }
     }
-    let length = line.trim_end_matches(['\n', '\r']).len();
-    line.truncate(length);
-    Ok(line)
 }
 
 /// A signal by its number, or its name with or without `SIG`.

@@ -22,6 +22,14 @@ struct Person {
 
 impl Person {
     fn with_a_shell(enclave: &Enclave) -> Self {
+        let mut person = Self::who_asks_for_a_shell(enclave);
+        person.types(b"echo begin=$TERM; stty size; tty\r");
+        let shown = person.sees("/dev/pts/");
+        assert!(shown.contains("begin=xterm\r\n30 90\r\n"), "{shown:?}");
+        person
+    }
+
+    fn who_asks_for_a_shell(enclave: &Enclave) -> Self {
         let client = enclave.client();
         let words: Vec<_> = client.get_args().map(|word| format!("'{}'", word.to_str().unwrap())).collect();
         let line = format!("{PROGRAM} {}", words.join(" "));
@@ -42,11 +50,7 @@ impl Person {
         let controller = person.controller.try_clone().unwrap();
         let keyboard = File::from(person.controller);
         let screen = screen(keyboard.try_clone().unwrap());
-        let mut person = Self { keyboard, screen, controller, pid: person.pid };
-        person.types(b"echo begin=$TERM; stty size; tty\r");
-        let shown = person.sees("/dev/pts/");
-        assert!(shown.contains("begin=xterm\r\n30 90\r\n"), "{shown:?}");
-        person
+        Self { keyboard, screen, controller, pid: person.pid }
     }
 
     fn types(&mut self, keys: &[u8]) {
@@ -61,6 +65,18 @@ impl Person {
             shown.push_str(&text(&more.unwrap_or_else(|_| panic!("no {wanted:?} in {shown:?}"))));
         }
         shown
+    }
+
+    /// The terminal inside gets this size.
+    fn has_inside(&mut self, size: &str) {
+        let end = Instant::now() + Duration::from_secs(60);
+        loop {
+            self.types(b"stty size; echo asked=''1\r");
+            if self.sees("asked=1").contains(size) {
+                return;
+            }
+            assert!(Instant::now() < end, "the size inside follows");
+        }
     }
 
     /// The client has ended like this, and the terminal is as it was.
@@ -108,16 +124,45 @@ fn a_shell_is_like_a_local_one_and_leaves_the_terminal_as_it_was() {
     person.types(b"\recho alive=yes''yes\r");
     person.sees("alive=yesyes");
     sys::session::resize(&person.controller, 100, 40).unwrap();
-    let end = Instant::now() + Duration::from_secs(30);
-    loop {
-        person.types(b"stty size; echo asked=''1\r");
-        if person.sees("asked=1").contains("40 100") {
-            break;
-        }
-        assert!(Instant::now() < end, "the size inside follows");
-    }
+    person.has_inside("40 100");
     person.types(b"exit 7\r");
     person.is_back(7);
+}
+
+/// The size was taken before the enclave was connected to and watched afterwards: a window that changed in between, while a
+/// passphrase was typed for example, was not the one that the shell was told of.
+#[test]
+fn a_window_that_changes_before_the_shell_begins_has_its_new_size_there() {
+    let enclave = Enclave::start();
+    encrypt_the_key(&enclave);
+    let mut person = Person::who_asks_for_a_shell(&enclave);
+    person.sees("Passphrase of");
+    sys::session::resize(&person.controller, 100, 40).unwrap();
+    person.types(b"secret\r");
+    // What is typed before the question has its answer is dropped.
+    person.sees("\r\n");
+    person.has_inside("40 100");
+    person.types(b"exit 7\r");
+    person.is_back(7);
+}
+
+fn encrypt_the_key(enclave: &Enclave) {
+    let mut encrypt = std::process::Command::new("ssh-keygen");
+    encrypt.args(["-q", "-p", "-P", "", "-N", "secret", "-f"]).arg(enclave.path("alice"));
+    assert!(encrypt.output().unwrap().status.success());
+}
+
+/// The signal ended the client while nothing that was typed was shown, and so it stayed. And the question was there before the
+/// silence: what was typed at once was shown, and lost.
+#[test]
+fn a_passphrase_is_not_shown_and_the_question_can_be_left() {
+    let enclave = Enclave::start();
+    encrypt_the_key(&enclave);
+    let mut person = Person::who_asks_for_a_shell(&enclave);
+    person.sees("Passphrase of");
+    person.types(b"secr\x03");
+    let shown = person.is_back(130);
+    assert!(!shown.contains("secr"), "{shown:?}");
 }
 
 /// In raw mode Ctrl-C goes to the enclave. When that answered no more, nothing that a person typed ended the client.
