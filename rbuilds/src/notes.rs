@@ -99,7 +99,7 @@ impl NoteKind {
             }
             Self::PortNotPublished => {
                 "ports that the image exposes are not published, because glasshouse.toml does not say so: \
-                 add [[publish]] with the port there"
+                 add [[publish]] with the port there, and `protocol = \"udp\"` for those of UDP"
             }
             Self::PortNotCarried => {
                 "ports that the image exposes are not reachable: only TCP and UDP are carried"

@@ -125,10 +125,18 @@ impl FromStr for OperatorKey {
 
     /// Reads a line of a `.pub` file; a comment behind the key is dropped.
     fn from_str(line: &str) -> Result<Self, Self::Err> {
+        const OTHER: &str = "RSA keys, other curves and keys of security tokens (sk-) are not taken: allowed are ssh-ed25519 and \
+                             ecdsa-sha2-nistp256; make one with ssh-keygen -t ed25519";
         const ALLOWED: &str = "allowed: the line of a .pub file, \"ssh-ed25519 AAAA...\" or \
                                \"ecdsa-sha2-nistp256 AAAA...\"; make one with ssh-keygen -t ed25519";
         let mut words = line.split_ascii_whitespace();
         let (Some(algorithm), Some(base64)) = (words.next(), words.next()) else { return Err(ALLOWED) };
+        if ["ssh-rsa", "ssh-dss", "sk-", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521"]
+            .iter()
+            .any(|other| algorithm.starts_with(other))
+        {
+            return Err(OTHER);
+        }
         let blob = STANDARD.decode(base64).map_err(|_| ALLOWED)?;
         if !is_key(algorithm, &blob) {
             return Err(ALLOWED);
@@ -351,6 +359,9 @@ mod tests {
             &ED25519.replace("AAAAC3", "!!!!C3"),
         ] {
             assert!(line.parse::<OperatorKey>().unwrap_err().contains("ssh-keygen"), "{line}");
+        }
+        for line in [rsa, "sk-ssh-ed25519@openssh.com AAAA", "ecdsa-sha2-nistp384 AAAA"] {
+            assert!(line.parse::<OperatorKey>().unwrap_err().contains("are not taken"), "{line}");
         }
     }
 

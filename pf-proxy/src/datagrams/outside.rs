@@ -22,7 +22,7 @@ use transport::{Addr, Stream};
 
 use super::{IDLE, MAX_FLOWS, UNANSWERED_IDLE};
 use crate::{
-    Error,
+    Error, descriptors,
     host::datagrams::Activity,
     ingress::Sources,
     metrics::{Number, Registry},
@@ -119,6 +119,7 @@ impl Outside {
     /// # Errors
     /// [`Error::BindDatagrams`].
     pub fn bind(config: OutsideConfig, registry: &Registry) -> Result<Self, Error> {
+        descriptors::make_room(MAX_FLOWS);
         let wrong = |source| Error::BindDatagrams { addr: config.listen, source };
         let bind = || {
             let socket = StdSocket::bind(config.listen)?;
