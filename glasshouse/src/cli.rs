@@ -231,23 +231,26 @@ answer is no; --any-image asks only whether the evidence is genuine."
 )]
 pub(crate) struct VerifyArgs {
     /// The attestation server of a running enclave, as https://HOST:PORT.
-    #[arg(required_unless_present_any = ["document", "bundle"], conflicts_with_all = ["document", "bundle"])]
+    #[arg(required_unless_present_any = ["document", "bundle", "certificate"], conflicts_with_all = ["document", "bundle", "certificate"])]
     pub(crate) url: Option<String>,
     /// A stored attestation document: raw CBOR, hex or base64; `-` reads stdin.
-    #[arg(long, value_name = "FILE", conflicts_with = "bundle")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["bundle", "certificate"])]
     pub(crate) document: Option<PathBuf>,
     /// A stored bundle, as --save-bundle or the server's /v1/bundle gave it; `-` reads stdin.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "certificate")]
     pub(crate) bundle: Option<PathBuf>,
-    /// The time to verify a stored document or bundle at (RFC 3339), since its certificates live for hours. Default: now for
-    /// a document, the document's own time for a bundle.
+    /// A TLS server's certificate that carries a document about its key (RA-TLS), in PEM or DER; `-` reads stdin.
+    #[arg(long, value_name = "FILE", conflicts_with = "nonce")]
+    pub(crate) certificate: Option<PathBuf>,
+    /// The time to verify what is stored at (RFC 3339), since a document's certificates live for hours. Default: now, but for
+    /// a bundle the document's own time.
     #[arg(long, value_name = "TIME")]
     pub(crate) at: Option<String>,
     /// The nonce a stored document or bundle must carry, in hex.
     #[arg(long, value_name = "HEX")]
     pub(crate) nonce: Option<String>,
     /// Keep all the evidence in one file, which --bundle verifies later without a network.
-    #[arg(long, value_name = "FILE", conflicts_with = "document")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["document", "certificate"])]
     pub(crate) save_bundle: Option<PathBuf>,
     /// Keep what a good document says of the ledger, for --since.
     #[arg(long, value_name = "FILE")]
@@ -290,9 +293,12 @@ pub(crate) struct VerifyArgs {
     /// between them; '' for nobody.
     #[arg(long, value_name = "LIST", help_heading = LEDGER)]
     pub(crate) egress_only: Option<String>,
-    /// Refuse unless the ledger only grew since the checkpoint that --save-checkpoint wrote.
+    /// Refuse unless the ledger only grew since this checkpoint: what --save-checkpoint wrote, or a signed note of the ledger's.
     #[arg(long, value_name = "FILE", help_heading = LEDGER)]
     pub(crate) since: Option<PathBuf>,
+    /// A witness that has to have cosigned the note of --since, by its key as in name+id+key. Repeatable.
+    #[arg(long, value_name = "KEY", requires = "since", help_heading = LEDGER)]
+    pub(crate) witness: Vec<String>,
     /// Refuse when anybody has entered through the control channel.
     #[arg(long, conflicts_with = "any_image", help_heading = CONTROL)]
     pub(crate) never_entered: bool,

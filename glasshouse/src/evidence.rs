@@ -80,6 +80,7 @@ pub(crate) fn fetch(server: &Server<'_>, nonce: &[u8], asked: &Asked, limit: Dur
     let exchanged = runtime.block_on(async { timeout(limit, exchange).await });
     exchanged
         .with_context(|| format!("{url} did not answer within {} s", limit.as_secs()))?
+        .map_err(|error| server::of_certificate(error, server.identity.is_some()))
         .with_context(|| format!("asking {url} for its evidence"))
 }
 
@@ -376,7 +377,8 @@ mod tests {
             fetch(&Server { url: &url, identity }, &[1; 32], &Asked::default(), LIMIT)
         };
         assert_eq!(ask(true).unwrap().bundle.document.0, b"document");
-        assert!(ask(false).is_err());
+        let error = format!("{:#}", ask(false).unwrap_err());
+        assert!(error.contains("--client-cert"), "{error}");
         let error = Identity::read(&key_file, &key_file).unwrap_err();
         assert!(format!("{error:#}").contains("no certificate"), "{error:#}");
         let error = Identity::read(&cert_file, &cert_file).unwrap_err();

@@ -342,13 +342,12 @@ impl Progress<'_> {
             _ => {}
         }
         match &record.event {
-            Event::Ready => {
-                if !std::mem::replace(&mut self.ready, true) {
-                    self.serve();
-                    self.enter(Status::Ready, None)?;
-                    let log = self.claimed.folder().supervisor_log();
-                    self.output.ready(self.instance, self.started.elapsed(), &log)?;
-                }
+            Event::Ready if !self.ready => {
+                self.ready = true;
+                self.serve();
+                self.enter(Status::Ready, None)?;
+                let log = self.claimed.folder().supervisor_log();
+                self.output.ready(self.instance, self.started.elapsed(), &log)?;
             }
             // Operators may take their time. Who wants to verify before anything secret is in it can: the attestation
             // server is ready before any service is started.

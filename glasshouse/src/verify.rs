@@ -33,7 +33,7 @@ use crate::{
     exit::{Exit, Usage},
     output,
 };
-use checkpoint::Kept;
+use checkpoint::{Cosigned, Kept, Since};
 use digests::Wanted;
 use gather::{Material, gather, read_limited};
 use judge::judge;
@@ -116,7 +116,7 @@ impl Questions {
             absent: paths(&args.absent)?,
             histories: paths(&args.history)?,
             egress_only: args.egress_only.as_deref().map(rules).transpose()?,
-            since: args.since.as_deref().map(Kept::read).transpose()?,
+            since: args.since.as_deref().map(|path| since(path, &args.witness)).transpose()?,
         })
     }
 }
@@ -134,6 +134,19 @@ fn path_name(text: &OsStr) -> Result<Name, Usage> {
         )));
     }
     Ok(Name(bytes.to_vec()))
+}
+
+/// What was known of the ledger before, and who has to have seen it.
+fn since(path: &Path, witnesses: &[String]) -> Result<Since> {
+    let key = |text: &String| text.parse().map_err(|error| Usage(format!("--witness {text:?}: {error}")));
+    let witnesses: Vec<_> = witnesses.iter().map(key).collect::<Result<_, _>>()?;
+    match Since::read(path)? {
+        Since::Kept(_) if !witnesses.is_empty() => {
+            Err(Usage("--witness: a witness cosigns notes, and --since is no note".to_owned()).into())
+        }
+        Since::Note(note) => Ok(Since::Note(Cosigned { witnesses, ..note })),
+        kept => Ok(kept),
+    }
 }
 
 /// A list with commas; an empty one allows nobody.

@@ -7,7 +7,10 @@
 
 use std::sync::Arc;
 
-use attestation::Sha256;
+use attestation::{
+    Sha256,
+    certificate::{ID_PE_CMW, extension_value},
+};
 use rcgen::{
     CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose, KeyPair,
     PublicKeyData,
@@ -22,7 +25,6 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio_rustls::TlsAcceptor;
 
 use crate::certificates::{ALPN_ACME, Certificates};
-use crate::public::COSE_SIGN1;
 
 /// Subject common name of every certificate made here.
 const COMMON_NAME: &str = "glasshouse enclave";
@@ -30,9 +32,6 @@ const COMMON_NAME: &str = "glasshouse enclave";
 /// ALPN names offered (RFC 7301), the preferred one first.
 pub(crate) const ALPN_HTTP2: &[u8] = b"h2";
 pub(crate) const ALPN_HTTP1: &[u8] = b"http/1.1";
-
-/// The extension that carries a document: id-pe-cmw, a conceptual message wrapper (RFC 9999, section 4.4).
-const ID_PE_CMW: &[u64] = &[1, 3, 6, 1, 5, 5, 7, 1, 35];
 
 /// A TLS server key, and the certificate that is shown of it.
 #[derive(Clone)]
@@ -168,7 +167,8 @@ fn self_signed(
 ) -> Result<Arc<CertifiedKey>, IdentityError> {
     let mut params = certificate_params(names)?;
     if let Some(document) = document {
-        params.custom_extensions = vec![CustomExtension::from_oid_content(ID_PE_CMW, wrapped(document))];
+        params.custom_extensions =
+            vec![CustomExtension::from_oid_content(ID_PE_CMW, extension_value(document))];
     }
     let certificate = params.self_signed(key)?;
     with_key(vec![certificate.der().clone()], key)
@@ -178,16 +178,6 @@ fn with_key(chain: Vec<CertificateDer<'static>>, key: &KeyPair) -> Result<Arc<Ce
     let private_key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let signing = aws_lc_rs::default_provider().key_provider.load_private_key(private_key)?;
     Ok(Arc::new(CertifiedKey::new(chain, signing)))
-}
-
-/// `document` as a CMW record, `[media type, value]` in CBOR, in the OCTET STRING that the extension has for CBOR.
-fn wrapped(document: &[u8]) -> Vec<u8> {
-    let mut record = Vec::new();
-    let mut encoder = minicbor::Encoder::new(&mut record);
-    let written = encoder.array(2).and_then(|e| e.str(COSE_SIGN1)?.bytes(document));
-    written.expect("a Vec takes everything");
-    let length = u16::try_from(record.len()).expect("a document has at most 16 KiB").to_be_bytes();
-    [&[0x04, 0x82][..], &length, &record].concat()
 }
 
 /// Validity stays at the widest rcgen knows: the clock in an enclave comes from the host, so dates would prove

@@ -29,6 +29,7 @@
 pub mod batch;
 pub mod binding;
 pub mod bundle;
+pub mod certificate;
 pub mod form;
 
 mod appraise;

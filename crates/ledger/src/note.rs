@@ -5,6 +5,7 @@
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 use std::fmt;
+use std::str::FromStr;
 
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
@@ -45,6 +46,9 @@ pub enum NoteError {
     /// A name that cannot be one of a key: empty, with spaces, or with a plus sign.
     #[error("not a name that a key can have")]
     Name,
+    /// A text that is no key's.
+    #[error("not a key as name+id+key, of Ed25519, with the id that is its")]
+    Key,
 }
 
 /// Who can have signed a note: a name and an Ed25519 key.
@@ -81,6 +85,24 @@ impl NoteKey {
     fn verify(&self, message: &[u8], signature: &[u8]) -> Result<(), NoteError> {
         let key = UnparsedPublicKey::new(&ED25519, &self.key);
         key.verify(message, signature).map_err(|_| NoteError::Signature)
+    }
+}
+
+/// As [`NoteKey::verifier_text`], and as C2SP has it for a witness's key, which differs in its type.
+impl FromStr for NoteKey {
+    type Err = NoteError;
+
+    fn from_str(text: &str) -> Result<Self, NoteError> {
+        let (name, rest) = text.split_once('+').ok_or(NoteError::Key)?;
+        let (id, key) = rest.split_once('+').ok_or(NoteError::Key)?;
+        let bytes = BASE64.decode(key).map_err(|_| NoteError::Key)?;
+        let (&signature_type, key) = bytes.split_first().ok_or(NoteError::Key)?;
+        let key = Self::new(name, key.try_into().map_err(|_| NoteError::Key)?)?;
+        let is_known = matches!(signature_type, TYPE_ED25519 | TYPE_COSIGNATURE);
+        if !is_known || id != hex::encode(key.id(signature_type)) {
+            return Err(NoteError::Key);
+        }
+        Ok(key)
     }
 }
 

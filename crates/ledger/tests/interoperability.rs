@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails to prepare has to stop")]
 
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use ledger::store::{Event, Ledger, Options};
 use ledger::tile::TileName;
 use ledger::{Checkpoint, Note, NoteError, NoteKey, SigningKey, log};
@@ -146,4 +148,32 @@ fn witnesses_add_a_signature_with_a_time() {
     let moved = Note::decode(moved.as_bytes()).unwrap();
     assert_eq!(moved.verify_witness(witness.public()), Err(NoteError::Signature));
     assert_eq!(moved.verify(&key), Err(NoteError::Signature));
+}
+
+#[test]
+fn keys_are_read_as_others_write_them() {
+    let witness = SigningKey::from_seed(&[9; 32], |_| "witness.example/w1".to_owned()).unwrap();
+    let text = witness.public().verifier_text();
+    assert_eq!(text.parse::<NoteKey>().as_ref(), Ok(witness.public()));
+    // Type 4, as `sha256(name || 0A || 04 || key)` has it.
+    let key = [&[4][..], witness.public_bytes()].concat();
+    let id = [b"witness.example/w1\n", &key[..]].concat();
+    let id: String = digest(&SHA256, &id).as_ref()[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+    let typed = format!("witness.example/w1+{id}+{}", BASE64.encode(&key));
+    assert_eq!(typed.parse::<NoteKey>().as_ref(), Ok(witness.public()));
+    // Name, id, type and length are each looked at.
+    let other_type = format!("witness.example/w1+{id}+{}", BASE64.encode([&[2], &key[1..]].concat()));
+    for wrong in [
+        text.replacen("w1", "w2", 1),
+        text.replacen("w1+", "w1+0", 1),
+        text[..text.len() - 4].to_owned(),
+        typed.replacen("w1", "w 1", 1),
+        other_type,
+        "name".to_owned(),
+        "name+00000000".to_owned(),
+        "name+00000000+".to_owned(),
+        String::new(),
+    ] {
+        assert!(wrong.parse::<NoteKey>().is_err(), "{wrong}");
+    }
 }

@@ -1,10 +1,10 @@
 //! Which attestation server is asked, and who asks: where an image lets nobody in without a certificate (`attestation.client_ca`).
 
-use std::path::Path;
+use std::{io, path::Path};
 
 use anyhow::{Context, Result};
 use rustls::{
-    ClientConfig, ConfigBuilder,
+    AlertDescription, ClientConfig, ConfigBuilder,
     client::WantsClientCert,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
@@ -52,8 +52,43 @@ pub(super) fn configured(
 ) -> Result<ClientConfig> {
     match identity {
         None => Ok(builder.with_no_client_auth()),
-        Some(Identity { chain, key }) => builder
-            .with_client_auth_cert(chain.clone(), key.clone_key())
-            .context("--client-cert and --client-key do not belong together"),
+        Some(Identity { chain, key }) => {
+            let configured = builder.with_client_auth_cert(chain.clone(), key.clone_key());
+            configured.map_err(|error| match error {
+                rustls::Error::InvalidCertificate(_) => anyhow::Error::new(error).context(
+                    "--client-cert cannot be used: it has to be X.509 version 3, which `openssl x509 -req` writes with -extfile",
+                ),
+                error => anyhow::Error::new(error).context("--client-cert and --client-key do not belong together"),
+            })
+        }
+    }
+}
+
+/// What a server says of the client's certificate, as an alert, is worth a sentence on what it wants.
+pub(super) fn of_certificate(error: anyhow::Error, has_identity: bool) -> anyhow::Error {
+    let alert = error.chain().find_map(|cause| {
+        match cause.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref::<rustls::Error>()? {
+            rustls::Error::AlertReceived(alert) => Some(*alert),
+            _ => None,
+        }
+    });
+    use AlertDescription as Alert;
+    match alert {
+        Some(Alert::CertificateRequired) if !has_identity => error.context(
+            "it lets nobody in without a certificate (attestation.client_ca): show yours with --client-cert and --client-key",
+        ),
+        Some(
+            Alert::CertificateRequired
+            | Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateExpired
+            | Alert::CertificateUnknown
+            | Alert::UnknownCA
+            | Alert::DecryptError,
+        ) => error.context(
+            "it does not take this client certificate: that has to be under an authority of attestation.client_ca in its manifest, \
+             valid now, and for clients if it says what it is for",
+        ),
+        _ => error,
     }
 }

@@ -11,8 +11,10 @@ use anyhow::{Context, Result, anyhow, bail};
 use attestation::{
     MAX_DOCUMENT_BYTES, Sha256, UnixTime,
     bundle::{Bundle, MAX_BUNDLE_BYTES},
+    certificate::{Attested, MAX_ATTESTED_CERTIFICATE_BYTES},
 };
 use base64::Engine;
+use rustls::pki_types::{CertificateDer, pem::PemObject};
 
 use crate::{
     cli::VerifyArgs,
@@ -46,12 +48,17 @@ pub(crate) enum Source {
     Bundle,
     /// A file with nothing but the document.
     Document,
+    /// A certificate with a document in it, for the key with this digest.
+    Certificate(Sha256),
 }
 
 /// Gets what the arguments name.
 pub(crate) fn gather(args: &VerifyArgs, asked: &Asked) -> Result<Material> {
     let noted = args.at.as_deref().map(time).transpose()?;
     let own_nonce = args.nonce.as_deref().map(|text| hex_of("--nonce", text)).transpose()?;
+    if let Some(path) = &args.certificate {
+        return from_certificate(path, noted);
+    }
     match (&args.url, &args.bundle, &args.document) {
         (Some(url), _, _) => from_enclave(url, args, asked),
         (None, Some(path), _) => {
@@ -83,6 +90,29 @@ pub(crate) fn gather(args: &VerifyArgs, asked: &Asked) -> Result<Material> {
             Err(Usage("say what to verify: a URL, --bundle FILE or --document FILE".to_owned()).into())
         }
     }
+}
+
+fn from_certificate(path: &Path, noted: Option<UnixTime>) -> Result<Material> {
+    let read = || attested(&read_limited(path, 4 * MAX_ATTESTED_CERTIFICATE_BYTES)?);
+    let attested = read().with_context(|| format!("--certificate {}", path.display()))?;
+    Ok(Material {
+        subject: name_of(path),
+        own_nonce: Some(attested.nonce().to_vec()),
+        source: Source::Certificate(attested.tls_key),
+        document: attested.document,
+        bundle: None,
+        at: Some(noted.map_or_else(now, Ok)?),
+    })
+}
+
+/// What the first certificate of a PEM file carries, or the one in DER that the file is.
+fn attested(bytes: &[u8]) -> Result<Attested> {
+    // A SEQUENCE; PEM may have any text before it.
+    let der = match bytes.first() {
+        Some(0x30) => bytes.to_vec(),
+        _ => CertificateDer::from_pem_slice(bytes).context("neither PEM nor DER of a certificate")?.to_vec(),
+    };
+    Ok(Attested::of(&der)?)
 }
 
 fn from_enclave(url: &str, args: &VerifyArgs, asked: &Asked) -> Result<Material> {
@@ -129,8 +159,11 @@ pub(crate) fn read_limited(path: &Path, limit: usize) -> Result<Vec<u8>> {
 fn read_document(path: &Path) -> Result<(String, Vec<u8>)> {
     let read = || decode_text(read_limited(path, 8 * MAX_DOCUMENT_BYTES)?);
     let document = read().with_context(|| format!("reading --document {}", path.display()))?;
-    let name = if path.as_os_str() == "-" { "standard input".to_owned() } else { path.display().to_string() };
-    Ok((name, document))
+    Ok((name_of(path), document))
+}
+
+fn name_of(path: &Path) -> String {
+    if path.as_os_str() == "-" { "standard input".to_owned() } else { path.display().to_string() }
 }
 
 /// A document as it came: the CBOR itself, or its hex or base64.
@@ -148,7 +181,7 @@ fn decode_text(bytes: Vec<u8>) -> Result<Vec<u8>> {
         return hex::decode(text).context("as hex");
     }
     base64::engine::general_purpose::STANDARD.decode(&text).map_err(|_| match text.get(..5) {
-        Some("-----") => anyhow!("it is PEM, a certificate perhaps, and no attestation document"),
+        Some("-----") => anyhow!("it is PEM and no attestation document; a certificate that carries one is for --certificate"),
         Some(text) if text.starts_with('{') => anyhow!(
             "it is JSON: of an answer that carries a document, pass that member's value; a bundle is for --bundle"
         ),

@@ -19,6 +19,10 @@ pub(super) fn on_verification(error: &VerifyError, roots: &Roots, source: Source
             Source::Connection(_) => {
                 "is this machine's clock right? A document's certificate is valid for about three hours"
             }
+            Source::Certificate(_) => {
+                "a document's certificate is valid for about three hours, and the server makes another every hour: get its \
+                 certificate again, or --at verifies at the time that you noted when you got it"
+            }
             Source::Bundle | Source::Document => {
                 "a document's certificate is valid for about three hours: --at verifies at the time that you noted when you got it"
             }

@@ -173,7 +173,7 @@ impl Judge<'_> {
     fn binding(&self) -> BindingPolicy {
         let stated = || self.bundle()?.tls_key.as_ref().map(|key| attestation::Sha256::of(&key.0));
         match self.material.source {
-            Source::Connection(tls_key) => BindingPolicy::Server { tls_key },
+            Source::Connection(tls_key) | Source::Certificate(tls_key) => BindingPolicy::Server { tls_key },
             Source::Bundle => match stated() {
                 Some(tls_key) => BindingPolicy::Server { tls_key },
                 None => BindingPolicy::AnyServer,
@@ -199,7 +199,7 @@ impl Judge<'_> {
         if watched && baseline.is_none() {
             let found = "no baseline of the files, which is in PCR16 too";
             match self.material.source {
-                Source::Document => self.verdict.leave(CHECK, found),
+                Source::Document | Source::Certificate(_) => self.verdict.leave(CHECK, found),
                 Source::Bundle | Source::Connection(_) => {
                     self.verdict.fail(CHECK, "a baseline of the files", found)
                 }
@@ -276,6 +276,12 @@ impl Judge<'_> {
                 proven.push(
                     "what you send on this connection ends in that enclave: it holds the TLS key".to_owned(),
                 );
+            }
+            (Source::Certificate(_), _) => {
+                let ends = "what is sent to a server that proves to hold this certificate's key ends in that enclave";
+                proven.push(ends.to_owned());
+                self.verdict
+                    .not_proven("how the enclave is now: a certificate's document answers nobody's nonce");
             }
             (_, Some(_)) => proven.push("the document was made after you drew the nonce".to_owned()),
             (Source::Document, None) => {

@@ -1,11 +1,12 @@
 //! What the ledger proves, for the checkpoint in the binding statement: files, histories, what was spoken to, growth.
 
+mod note;
 mod reach;
 mod rest;
 mod show;
 mod watched;
 
-use ::ledger::{Anchor, Baseline, Checkpoint, Content, FileNow, Hash, State};
+use ::ledger::{Anchor, Baseline, Checkpoint, Content, FileNow, Hash, NoteKey, State};
 use attestation::{
     Sha256,
     binding::{self, Statement},
@@ -14,7 +15,12 @@ use attestation::{
 use manifest::Measured;
 use serde::Serialize;
 
-use super::{chain, checkpoint::Kept, digests::Wanted, verdict::Verdict};
+use super::{
+    chain,
+    checkpoint::{Kept, Since},
+    digests::Wanted,
+    verdict::Verdict,
+};
 use crate::evidence::Asked;
 use reach::allowed;
 pub(crate) use show::FileClaim;
@@ -36,7 +42,7 @@ pub(crate) struct Questions {
     /// All that may have been spoken to.
     pub(crate) egress_only: Option<Vec<egress::Rule>>,
     /// The ledger as it was known before.
-    pub(crate) since: Option<Kept>,
+    pub(crate) since: Option<Since>,
 }
 
 /// The ledger, as an attested document states it.
@@ -49,6 +55,9 @@ pub(crate) struct LedgerClaims {
     /// Entries at boot, before anything of the application ran; absent where that is not shown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) at_boot: Option<u64>,
+    /// The key that signs its notes, as other tools take it; absent where `at_boot` is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) note_key: Option<String>,
 }
 
 impl Questions {
@@ -68,7 +77,7 @@ impl Questions {
             files: files.collect(),
             histories: self.histories.clone(),
             streams: self.egress_only.iter().map(|_| Name(EGRESS.into())).collect(),
-            since: self.since.as_ref().map(|kept| kept.size),
+            since: self.since.as_ref().map(Since::size),
         }
     }
 }
@@ -98,6 +107,7 @@ pub(crate) fn judge(known: &Known<'_>, questions: &Questions, verdict: &mut Verd
         map_root: stated.map_root,
         vrf_key: Sha256(stated.vrf_key),
         at_boot: None,
+        note_key: None,
     });
     let anchor = match Anchor::new(checkpoint, &stated.vrf_key) {
         Ok(anchor) => anchor,
@@ -105,8 +115,10 @@ pub(crate) fn judge(known: &Known<'_>, questions: &Questions, verdict: &mut Verd
     };
     let mut judge = Judge { known, stated, anchor, verdict };
     judge.since_boot();
-    if let Some(kept) = &questions.since {
-        judge.since(kept);
+    match &questions.since {
+        None => {}
+        Some(Since::Kept(kept)) => judge.since(kept, "the checkpoint that you kept"),
+        Some(Since::Note(note)) => judge.since_note(note),
     }
     questions.files.iter().for_each(|(path, wanted)| judge.file(path, wanted.as_ref()));
     questions.absent.iter().for_each(|path| judge.absent(path));
@@ -131,6 +143,9 @@ fn without_ledger(known: &Known<'_>, questions: &Questions, verdict: &mut Verdic
         verdict.leave("connections made", "the enclave keeps no ledger of them");
     }
 }
+
+/// The row for what was known before.
+const SINCE_CHECK: &str = "ledger since the checkpoint";
 
 struct Judge<'a> {
     known: &'a Known<'a>,
@@ -187,31 +202,35 @@ impl Judge<'_> {
                 self.verdict.pass(CHECK, format!("{at_boot} entries at boot, {now} now"));
                 if let Some(claims) = &mut self.verdict.ledger {
                     claims.at_boot = Some(at_boot);
+                    claims.note_key = note_key(&baseline).map(|key| key.verifier_text());
                 }
                 self.verdict.proven("the ledger has kept everything since before the application started");
             }
         }
     }
 
-    fn since(&mut self, kept: &Kept) {
-        const CHECK: &str = "ledger since the checkpoint";
+    fn since(&mut self, kept: &Kept, what: &str) {
         let expected = format!("the {} entries known to be its first", kept.size);
         if kept.vrf_key.0 != self.stated.vrf_key {
             let found = "another ledger: the enclave was started again, or is another one";
-            return self.verdict.fail(CHECK, expected, found);
+            return self.verdict.fail(SINCE_CHECK, expected, found);
         }
         if kept.size > self.stated.size {
-            return self.verdict.fail(CHECK, expected, format!("a log of {} entries", self.stated.size));
+            return self.verdict.fail(
+                SINCE_CHECK,
+                expected,
+                format!("a log of {} entries", self.stated.size),
+            );
         }
         if kept.size == self.stated.size && kept.map_root != self.stated.map_root {
-            return self.verdict.fail(CHECK, expected, "the same log with another map");
+            return self.verdict.fail(SINCE_CHECK, expected, "the same log with another map");
         }
         match self.grew_from(kept.size, &hash(kept.log_root)) {
-            Err(found) => self.verdict.fail(CHECK, expected, found),
+            Err(found) => self.verdict.fail(SINCE_CHECK, expected, found),
             Ok(()) => {
                 let new = self.stated.size - kept.size;
-                self.verdict.pass(CHECK, format!("{} entries known, {new} new", kept.size));
-                self.verdict.proven("the ledger only grew since the checkpoint that you kept");
+                self.verdict.pass(SINCE_CHECK, format!("{} entries known, {new} new", kept.size));
+                self.verdict.proven(format!("the ledger only grew since {what}"));
             }
         }
     }
@@ -298,6 +317,11 @@ impl Judge<'_> {
             }
         }
     }
+}
+
+/// The key that signs the notes of the ledger that had this baseline.
+fn note_key(baseline: &Baseline) -> Option<NoteKey> {
+    NoteKey::new(&baseline.origin(), &baseline.ledger_key).ok()
 }
 
 fn hash(sha256: Sha256) -> Hash {

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Result;
 
-use super::{Question, gather, once, show, verdict::Verdict};
+use super::{Question, checkpoint::Since, gather, once, show, verdict::Verdict};
 use crate::{cli::VerifyArgs, evidence, exit::Exit, output};
 
 /// After so many failures in a row to ask at all, the watch ends: nobody is told for long that all is well.
@@ -36,14 +36,14 @@ pub(super) fn watch(args: &VerifyArgs, mut question: Question, interval: u64) ->
                 if !verdict.verified {
                     return Ok(Exit::No);
                 }
-                question.ledger.since = kept.or(question.ledger.since);
+                question.ledger.since = kept.map(Since::Kept).or(question.ledger.since);
             }
         }
         asked += 1;
         if args.times.is_some_and(|times| asked >= times) {
             return Ok(Exit::Done);
         }
-        wait(args, question.ledger.since.as_ref().map(|kept| kept.size), Duration::from_secs(interval));
+        wait(args, question.ledger.since.as_ref().map(Since::size), Duration::from_secs(interval));
     }
 }
 

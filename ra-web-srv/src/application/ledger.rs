@@ -1,4 +1,4 @@
-//! The application's streams in the ledger: what it appends is there for good, in order, and provable.
+//! The application's streams in the ledger: what it appends is there for good, in order, and provable. And the ledger's state.
 
 use axum::extract::{Path, RawQuery, State};
 use axum::http::header;
@@ -49,6 +49,11 @@ pub(super) async fn prove(
 
 pub(super) async fn checkpoint(State(state): Shared) -> Result<Response, ApiError> {
     Ok(passed_on(ledger(&state)?.get("/v1/checkpoint").await?))
+}
+
+/// What the monitor does, whether programs are held, and how far the sink is. For the enclave alone.
+pub(super) async fn status(State(state): Shared) -> Result<Response, ApiError> {
+    Ok(passed_on(ledger(&state)?.get("/v1/status").await?))
 }
 
 fn ledger(state: &super::AppState) -> Result<&Ledger, ApiError> {

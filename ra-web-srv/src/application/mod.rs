@@ -54,6 +54,7 @@ pub(crate) fn router(state: AppState) -> Router {
         .route("/v1/pcr18/extend", post(register::extend))
         .route("/v1/pcr18/lock", post(register::lock))
         .route("/v1/ledger/checkpoint", get(ledger::checkpoint))
+        .route("/v1/ledger/status", get(ledger::status))
         .route("/v1/ledger/stream/{name}", get(ledger::read).post(ledger::append))
         .route("/v1/ledger/stream/{name}/proof", get(ledger::prove))
         .merge(dstack::router())

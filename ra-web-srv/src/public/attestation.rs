@@ -1,6 +1,6 @@
 //! `GET /v1/attestation`: a document for the caller's nonce.
 
-use ::attestation::batch::NoncePath;
+use ::attestation::{batch::NoncePath, certificate::COSE_SIGN1};
 use axum::Json;
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, header};
@@ -19,9 +19,6 @@ const MIN_NONCE_BYTES: usize = 8;
 
 /// Most bytes of a verifier's nonce.
 const MAX_NONCE_BYTES: usize = 64;
-
-/// Media type of a COSE_Sign1 message (RFC 9052, section 9.3).
-pub(crate) const COSE_SIGN1: &str = "application/cose; cose-type=\"cose-sign1\"";
 
 pub(super) async fn attestation(
     State(state): Shared,

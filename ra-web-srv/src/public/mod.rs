@@ -26,7 +26,7 @@ use crate::ledger::Ledger;
 use crate::metrics::{self, Metrics};
 use crate::nsm_queue::NsmQueue;
 
-pub(crate) use attestation::{COSE_SIGN1, decode_nonce};
+pub(crate) use attestation::decode_nonce;
 
 /// What the public paths answer from.
 pub(crate) struct PublicState {
@@ -78,6 +78,8 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<PublicState>>)> {
         ("/v1/ledger/checkpoint.note", get(ledger::checkpoint_note)),
         ("/v1/ledger/baseline", get(ledger::baseline)),
         ("/v1/ledger/tile/{*tile}", get(ledger::tile)),
+        ("/v1/ledger/tlog/checkpoint", get(ledger::checkpoint_note)),
+        ("/v1/ledger/tlog/tile/{*tile}", get(ledger::tile)),
         ("/v1/ledger/consistency", get(ledger::consistency)),
         ("/v1/ledger/entries", get(ledger::entries)),
         ("/v1/ledger/events", get(ledger::events)),

@@ -120,6 +120,8 @@ async fn what_the_monitor_shows_the_world_is_shown() {
     assert!(size > 0);
     for path in [
         "/v1/ledger/checkpoint.note",
+        "/v1/ledger/tlog/checkpoint",
+        &format!("/v1/ledger/tlog/tile/0/000.p/{size}"),
         "/v1/ledger/entries?from=0&limit=1",
         "/v1/ledger/file/record?path=/app/a",
         "/v1/ledger/file/proof?path=/app/a",
@@ -135,6 +137,11 @@ async fn what_the_monitor_shows_the_world_is_shown() {
         let answer = get(&enclave.tcp, path, None).await.0;
         assert_eq!(answer.status, 200, "{path}: {answer:?}");
     }
+    // What the monitor does is for who is inside.
+    let status = Request::get("/v1/ledger/status").header("host", "enclave").body(Full::default()).unwrap();
+    let status = ask(connect(&enclave.api).await, status).await.json();
+    assert_eq!((&status["state"], &status["enforce"]), (&"watching".into(), &"off".into()), "{status}");
+    assert_eq!(get(&enclave.tcp, "/v1/ledger/status", None).await.0.status, 404);
     let gone = get(&enclave.tcp, "/v1/ledger/file/record?path=/app/never", None).await.0;
     assert_eq!(gone.refusal(), (404, "ledger_refused".to_owned()));
     let missing = get(&enclave.tcp, "/hash/?path=/app/never", None).await.0;

@@ -6,9 +6,15 @@ mod scene;
 mod vectors;
 
 use super::{
-    checkpoint::Kept, digests::Wanted, gather::Source, judge::judge, ledger::Questions, verdict::Verdict, *,
+    checkpoint::{Kept, Since},
+    digests::Wanted,
+    gather::Source,
+    judge::judge,
+    ledger::Questions,
+    verdict::Verdict,
+    *,
 };
-use scene::{CONTENT, NONCE, Scene, name};
+use scene::{CONTENT, NONCE, Scene, TLS_KEY, name};
 
 /// The refusals, which have to be there.
 fn refused(verdict: &Verdict) -> String {
@@ -72,6 +78,73 @@ fn a_document_without_a_statement_says_nothing_of_operators() {
         |check: &str| verdict.checks.iter().find(|row| row.check == check).unwrap().found.clone().unwrap();
     assert!(found("control channel").contains("nothing says that this is one"));
     assert!(found("binding statement").starts_with("none"));
+}
+
+/// A certificate's document is about its key, and answers nobody.
+#[test]
+fn a_certificate_with_a_document_is_judged_for_its_key() {
+    let scene = Scene::booted();
+    let of = |key: &[u8], nonce: &[u8]| {
+        let key = attestation::Sha256::of(key);
+        let material = Material {
+            document: scene.attest(nonce, Some(scene.statement().encode())),
+            bundle: None,
+            source: Source::Certificate(key),
+            own_nonce: Some(key.0.to_vec()),
+            ..scene.live(&Questions::default())
+        };
+        judge(&material, &scene.question(Questions::default()))
+    };
+    let nonce = attestation::Sha256::of(TLS_KEY).0;
+    let good = of(TLS_KEY, &nonce);
+    proves(&good, "a server that proves to hold this certificate's key");
+    assert!(good.not_proven.iter().any(|text| text.contains("how the enclave is now")), "{good}");
+    assert!(!good.proven.iter().any(|text| text.contains("you drew")), "{good}");
+    assert!(refused(&of(TLS_KEY, &NONCE)).contains("nonce: expected"));
+    let other = attestation::Sha256::of(b"another").0;
+    assert!(refused(&of(b"another", &other)).contains("TLS key: expected"));
+}
+
+/// What the ledger signed and witnesses cosigned, in the form of other tools.
+#[test]
+fn a_note_with_cosignatures_is_a_checkpoint_of_before() {
+    let scene = Scene::booted();
+    let (checkpoint, note) = scene.ledger.signed_checkpoint();
+    let witness =
+        |seed| ::ledger::SigningKey::from_seed(&[seed; 32], |_| "witness.example/w".to_owned()).unwrap();
+    let text = ::ledger::Note::decode(note.as_bytes()).unwrap().text().to_owned();
+    let cosigned = format!("{note}{}", witness(1).cosign(&text, 1_700_000_000));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("note");
+    let ask = |scene: &Scene, note: &str, witness: Option<&::ledger::SigningKey>| {
+        fs::write(&path, note).unwrap();
+        let witnesses: Vec<_> = witness.iter().map(|key| key.public().verifier_text()).collect();
+        scene.ask(Questions { since: Some(since(&path, &witnesses).unwrap()), ..Questions::default() })
+    };
+    scene.record("/app/new", Some(b"new"));
+    let verdict = ask(&scene, &cosigned, Some(&witness(1)));
+    proves(&verdict, "the ledger only grew since the note");
+    proves(
+        &verdict,
+        &format!("witness.example/w cosigned the ledger as it was with {} entries", checkpoint.size),
+    );
+    assert!(verdict.to_string().contains("cosigned at 2023-11-14T22:13:20Z"), "{verdict}");
+    // Its key, as others take it, is the one that was measured.
+    let key: ::ledger::NoteKey = verdict.ledger.unwrap().note_key.unwrap().parse().unwrap();
+    assert_eq!(::ledger::Checkpoint::open(note.as_bytes(), &key).unwrap(), checkpoint);
+
+    proves(&ask(&scene, &note, None), "the ledger only grew since the note");
+    assert!(refused(&ask(&scene, &note, Some(&witness(1)))).contains("witness witness.example/w"));
+    assert!(refused(&ask(&scene, &cosigned, Some(&witness(2)))).contains("not signed by this key"));
+    let changed =
+        cosigned.replacen(&format!("\n{}\n", checkpoint.size), &format!("\n{}\n", checkpoint.size - 1), 1);
+    assert!(refused(&ask(&scene, &changed, None)).contains("the signature does not hold"));
+    assert!(refused(&ask(&Scene::booted(), &cosigned, None)).contains("the enclave was started again"));
+    for wrong in ["no note", "a\nb\n\n"] {
+        fs::write(&path, wrong).unwrap();
+        assert!(since(&path, &[]).is_err());
+    }
+    assert!(since(&path, &["no key".to_owned()]).unwrap_err().to_string().contains("--witness"));
 }
 
 #[test]
@@ -156,7 +229,7 @@ fn whom_it_may_speak_to_and_to_whom_it_spoke_are_compared_with_the_list() {
 fn the_ledger_is_compared_with_a_kept_checkpoint() {
     let scene = Scene::booted();
     let kept = Kept::of(&scene.ask(Questions::default()).ledger.unwrap());
-    let since = |kept: &Kept| Questions { since: Some(kept.clone()), ..Questions::default() };
+    let since = |kept: &Kept| Questions { since: Some(Since::Kept(kept.clone())), ..Questions::default() };
     proves(&scene.ask(since(&kept)), "only grew since the checkpoint that you kept");
     for number in 0..5 {
         scene.record(&format!("/app/{number}"), Some(b"x"));
