@@ -260,7 +260,9 @@ impl Shell {
             output.drain();
         }
         let mut inputs = vec![Input::Exited { unit: process.unit, outcome: outcome(status) }];
-        if services::is_monitor(&self.units[process.unit.0].spec.name) {
+        // One that was asked to end with the enclave leaves nobody unwatched.
+        let is_monitor = services::is_monitor(&self.units[process.unit.0].spec.name);
+        if is_monitor && !self.supervisor.is_stopping(process.unit) {
             inputs.extend(self.unwatched());
         }
         inputs

@@ -302,6 +302,11 @@ impl Supervisor {
         }
     }
 
+    /// Whether the unit was asked to end because the enclave ends: with all that were started after it gone already.
+    pub(crate) fn is_stopping(&self, unit: UnitId) -> bool {
+        matches!(self.units[unit.0].state, State::Stopping { .. })
+    }
+
     /// Every unit's name, state and number of starts.
     pub(crate) fn states(&self) -> impl Iterator<Item = (&str, &'static str, u32)> {
         self.units.iter().map(|unit| {

@@ -172,4 +172,8 @@ fn a_machine_holds_who_opens_files() {
     auditor.yes(&["--file", "/app/x", "--expect", &digest("good\n")]);
     assert_eq!(tell(&enclave, "echo evil > /app/y; cat /app/y"), "done\n");
     assert_eq!(tell(&enclave, "echo x > /app/closed; cat /app/closed"), "done\n");
+    // That the monitor ends with the enclave was once taken for a failure of its own, and had the status 125.
+    bed.ok(&["stop", "held"]);
+    let ended = bed.instance("held").expect("it is kept");
+    assert!(ended["status"] == "exited" && ended["code"] != 125, "{ended}");
 }

@@ -230,6 +230,18 @@ fn kills_what_outlives_the_grace_period_and_gives_up_on_what_outlives_that() {
 }
 
 #[test]
+fn who_was_asked_to_end_with_the_enclave_is_known() {
+    let mut world = World::begun(&[("a", Restart::Always, None), ("main", Restart::Never, None)]);
+    let asked = |world: &World| [0, 1].map(|unit| world.supervisor.is_stopping(UnitId(unit)));
+    assert_eq!(asked(&world), [false, false]);
+    world.give(Input::Shutdown);
+    // The last one first: who ends out of turn was not asked.
+    assert_eq!(asked(&world), [false, true]);
+    world.exits(1, Outcome::Signal(15));
+    assert_eq!(asked(&world), [true, false]);
+}
+
+#[test]
 fn each_unit_has_its_own_time_to_stop() {
     let mut world = World::new(&[("a", Restart::Always, None), ("main", Restart::Never, None)]);
     world.supervisor.units[0].spec.stop_timeout = Duration::from_secs(60);
