@@ -171,6 +171,12 @@ fn show(status: &Value, as_json: bool) -> io::Result<()> {
     out.flush()
 }
 
+/// An error with what it came from: for a person, not for a log.
+fn told(error: &AskError) -> String {
+    let sources = std::iter::successors(std::error::Error::source(error), |error| error.source());
+    sources.fold(error.to_string(), |text, source| format!("{text}: {source}"))
+}
+
 fn ask(work: impl Future<Output = Result<(), AskError>>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let outcome = match runtime {
@@ -178,7 +184,7 @@ fn ask(work: impl Future<Output = Result<(), AskError>>) -> ExitCode {
         Err(error) => Err(AskError::Write(error)),
     };
     let Err(error) = outcome else { return ExitCode::Done };
-    tracing::error!(error = &error as &dyn std::error::Error, "not answered");
+    eprintln!("fs-monitor: {}", told(&error));
     match error {
         AskError::Client(_) => ExitCode::Refused,
         AskError::Proof(_) => ExitCode::Incomplete,
