@@ -70,6 +70,8 @@ pub(crate) enum ApiError {
     BodyUnreadable,
     #[error("the request took too long")]
     TooSlow,
+    #[error("send exactly one Host field")]
+    Host,
     #[error("nothing here; GET / lists what there is")]
     NoSuchPath,
     #[error("this path does not answer that method")]
@@ -173,6 +175,7 @@ impl ApiError {
             Self::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
             Self::BundleTooLong => (StatusCode::BAD_REQUEST, "bundle_too_long"),
             Self::TooSlow => (StatusCode::REQUEST_TIMEOUT, "request_too_slow"),
+            Self::Host => (StatusCode::BAD_REQUEST, "host_malformed"),
             Self::NoSuchPath => (StatusCode::NOT_FOUND, "no_such_path"),
             Self::NoSuchMethod => (StatusCode::METHOD_NOT_ALLOWED, "no_such_method"),
             Self::NoManifest => (StatusCode::NOT_FOUND, "no_manifest"),

@@ -12,9 +12,10 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::DefaultBodyLimit;
-use axum::http::{HeaderMap, header};
-use axum::middleware::from_fn_with_state;
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::http::{HeaderMap, Version, header};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
 
 use crate::attester::Attester;
@@ -97,7 +98,19 @@ pub(crate) fn router(state: PublicState) -> Router {
     let compat = compat::routes().into_iter().fold(Router::new(), with);
     let compat = compat.layer(DefaultBodyLimit::max(MAX_COMPAT_BODY_BYTES));
     let router = routes().into_iter().fold(compat, with);
-    router.with_state(Arc::new(state)).layer(from_fn_with_state(metrics, metrics::count))
+    router
+        .with_state(Arc::new(state))
+        .layer(from_fn(one_host))
+        .layer(from_fn_with_state(metrics, metrics::count))
+}
+
+/// Nothing here depends on the name, but who passes requests on might: HTTP/1.1 has exactly one (RFC 9112, section 3.2).
+async fn one_host(request: Request, next: Next) -> Response {
+    let hosts = request.headers().get_all(header::HOST).iter().count();
+    if request.version() == Version::HTTP_11 && hosts != 1 {
+        return ApiError::Host.into_response();
+    }
+    next.run(request).await
 }
 
 /// Whether an Accept field names `wanted` (RFC 9110, section 12.5.1); wildcards mean whatever is the default.

@@ -165,6 +165,22 @@ async fn a_request_head_beyond_the_limits_is_a_431() {
     assert!(is_alive(&enclave.tcp).await);
 }
 
+/// Whoever passes requests on, and reads another name than we do, is not to be confused by our answer.
+#[tokio::test]
+async fn a_request_has_one_host() {
+    let enclave = Enclave::start().await;
+    for (fields, status) in
+        [("", "400"), ("host: x\r\nhost: x\r\n", "400"), ("host: x\r\n", "200"), ("host:\r\n", "200")]
+    {
+        let mut stream = tls(&enclave, b"http/1.1").await;
+        let head = format!("GET /healthz HTTP/1.1\r\n{fields}connection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let answer = String::from_utf8(read_to_end(&mut stream).await).unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{fields:?}: {answer}");
+        assert_eq!(answer.contains("host_malformed"), status == "400", "{answer}");
+    }
+}
+
 #[tokio::test]
 async fn a_request_head_beyond_the_limits_is_refused_in_http2_too() {
     let enclave = Enclave::start().await;
