@@ -90,9 +90,12 @@ impl Change {
         match self {
             Self::OnlyInA { is } => vec![format!("only in A: {is}")],
             Self::OnlyInB { is } => vec![format!("only in B: {is}")],
-            Self::Attribute { name, a, b } if a.len() + b.len() < 60 => vec![format!("{name}: {a} -> {b}")],
             Self::Attribute { name, a, b } => {
-                vec![format!("{name}:"), format!("  A: {a}"), format!("  B: {b}")]
+                let [a, b] = [a, b].map(|value| if value.is_empty() { "none" } else { value });
+                match a.len() + b.len() {
+                    0..60 => vec![format!("{name}: {a} -> {b}")],
+                    _ => vec![format!("{name}:"), format!("  A: {a}"), format!("  B: {b}")],
+                }
             }
             Self::Content { a_bytes, b_bytes, bytes, line } => {
                 let mut lines = vec![format!("content: {}{}", range(*bytes), sizes(*a_bytes, *b_bytes))];
