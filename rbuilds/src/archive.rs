@@ -242,6 +242,12 @@ impl<'a> Reader<'a> {
             }
             EntryType::Char => return self.leave_out_device(path, "character device"),
             EntryType::Block => return self.leave_out_device(path, "block device"),
+            EntryType::Fifo if self.role != Role::Container && !path.is_below(b"dev") => {
+                self.intake.note(NoteKind::PipeLeftOut, path);
+                // What a lower layer had in its place is gone all the same.
+                self.layer.whiteouts.push(Whiteout::Path(found.path));
+                return Ok(());
+            }
             EntryType::Fifo => return self.leave_out_device(path, "named pipe"),
             other => return Err(at(EntryError::UnknownType { found: other.as_byte() })),
         };

@@ -29,6 +29,8 @@ pub enum NoteKind {
     DeviceLeftOut,
     /// A socket was left out: it means nothing without the process that listens on it.
     SocketLeftOut,
+    /// A named pipe outside `/dev` was left out, as sockets are: whoever reads from it makes it.
+    PipeLeftOut,
     /// File capabilities (`security.capability`) were dropped: the format `cpio` holds no extended attributes.
     CapabilitiesDropped,
     /// Other extended attributes were dropped, for the same reason.
@@ -65,6 +67,9 @@ impl NoteKind {
                 "devices and named pipes below /dev were left out: the enclave has its own /dev"
             }
             Self::SocketLeftOut => "sockets were left out",
+            Self::PipeLeftOut => {
+                "named pipes were left out: what needs one has to make it when it starts (`mkfifo`)"
+            }
             Self::CapabilitiesDropped => {
                 "file capabilities were dropped: the image is in the format \"cpio\", which holds no extended \
                  attributes; \"erofs\" does (image.format)"

@@ -162,6 +162,9 @@ impl Walk<'_> {
         let kind = if file_type.is_socket() {
             self.intake.note(NoteKind::SocketLeftOut, path);
             return Ok(());
+        } else if file_type.is_fifo() && !path.is_below(b"dev") {
+            self.intake.note(NoteKind::PipeLeftOut, path);
+            return Ok(());
         } else if file_type.is_fifo() {
             "named pipe"
         } else if file_type.is_block_device() {
