@@ -14,7 +14,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A program that answers each datagram with the port it came from, and what was in it.
 async fn start_program() -> SocketAddr {
-    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    start_program_at("127.0.0.1:0".parse().unwrap()).await
+}
+
+async fn start_program_at(address: SocketAddr) -> SocketAddr {
+    let socket = UdpSocket::bind(address).await.unwrap();
     let address = socket.local_addr().unwrap();
     tokio::spawn(async move {
         let mut buffer = vec![0; 65_535];
@@ -99,6 +103,23 @@ async fn an_enclave_that_is_not_there_yet_loses_datagrams_and_nothing_else() {
     client.send(b"too early").await.unwrap();
     until(&registry, "pf_proxy_accepted_total{route=\"port\"} 1").await;
     start_inside(dir.path(), start_program().await).await;
+    assert_eq!(ask(&client, b"in time").await[2..], *b"in time");
+}
+
+#[tokio::test]
+async fn a_program_that_is_not_there_yet_is_reached_when_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    // An address that is this process's own, so that the port is nobody else's.
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let program = SocketAddr::from(([127, 92, high, low], 4433));
+    start_inside(dir.path(), program).await;
+    let registry = Registry::default();
+    let client = client(start_outside(dir.path(), None, &registry)).await;
+    for _ in 0..3 {
+        client.send(b"too early").await.unwrap();
+    }
+    until(&registry, "pf_proxy_accepted_total{route=\"port\"} 1").await;
+    start_program_at(program).await;
     assert_eq!(ask(&client, b"in time").await[2..], *b"in time");
 }
 
