@@ -295,6 +295,7 @@ fn confines_services() {
     let text: Vec<_> = lines.iter().map(|line| String::from_utf8_lossy(line)).collect();
     let expected = [
         "env GREETING=hello",
+        "env HOME=/root",
         "env NOTIFY_SOCKET=/run/glasshouse/notify",
         "env PATH=/bin:/usr/bin",
         "workdir /work",
