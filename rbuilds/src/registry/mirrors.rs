@@ -68,8 +68,10 @@ fn read(path: &Path, image: &ImageReference) -> io::Result<Vec<Mirrored>> {
         Ok(_) => fs::read_to_string(path)?,
     };
     let file: File = toml::from_str(&text).map_err(|e| {
-        let before = e.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
-        invalid(format!("line {}: {}", before.matches('\n').count() + 1, e.message()))
+        let before =
+            e.span().and_then(|span| text.get(..span.start)).unwrap_or_default().matches('\n').count();
+        let line = text.lines().nth(before).unwrap_or_default().trim();
+        invalid(format!("line {}, `{line}`: {}", before + 1, e.message()))
     })?;
     let version = match image.version() {
         ImageVersion::Tag(tag) => format!(":{tag}"),
