@@ -302,7 +302,8 @@ impl Supervisor {
         }
     }
 
-    /// Whether the unit was asked to end because the enclave ends: with all that were started after it gone already.
+    /// Whether the unit was asked to end because the enclave ends, when all that were started after it are gone, or was killed
+    /// with them.
     pub(crate) fn is_stopping(&self, unit: UnitId) -> bool {
         matches!(self.units[unit.0].state, State::Stopping { .. })
     }

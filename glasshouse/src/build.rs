@@ -14,7 +14,7 @@ use rbuilds::{
 use crate::{
     cli::BuildArgs,
     dockerfile,
-    exit::{Exit, Usage},
+    exit::{self, Exit, Usage},
     output, signing,
 };
 
@@ -78,11 +78,7 @@ fn registry(args: &BuildArgs) -> RegistryOptions {
 
 /// What was asked for wrongly is a mistake of the caller's.
 fn part<T>(found: Result<T, PartError>) -> Result<T> {
-    found.map_err(|e| {
-        let is_mistake = e.is_mistake();
-        let error = anyhow::Error::from(e);
-        if is_mistake { Usage(format!("{error:#}")).into() } else { error }
-    })
+    found.map_err(|e| exit::told(e.is_mistake(), e))
 }
 
 fn progress(step: Step<'_>) {
@@ -97,11 +93,7 @@ fn build(input: &BuildInput<'_>, no_sbom: bool) -> Result<(BuildReport, Option<D
         true => rbuilds::build(input, &progress).map(|report| (report, None)),
         false => rbuilds::build_documented(input, &progress).map(|(report, made)| (report, Some(made))),
     };
-    built.map_err(|e| {
-        let is_mistake = e.is_mistake();
-        let error = anyhow::Error::from(e);
-        if is_mistake { Usage(format!("{error:#}")).into() } else { error }
-    })
+    built.map_err(|e| exit::told(e.is_mistake(), e))
 }
 
 fn note(notes: &[Note]) {

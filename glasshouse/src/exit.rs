@@ -26,6 +26,12 @@ impl From<Exit> for std::process::ExitCode {
 #[error("{0}")]
 pub(crate) struct Usage(pub(crate) String);
 
+/// An error with what it came from, as the caller's mistake if it is one.
+pub(crate) fn told(is_mistake: bool, error: impl Into<anyhow::Error>) -> anyhow::Error {
+    let error = error.into();
+    if is_mistake { Usage(format!("{error:#}")).into() } else { error }
+}
+
 /// Exit status of a usage or configuration mistake.
 pub(crate) const USAGE: u8 = 2;
 /// Exit status when glasshouse itself failed.

@@ -6,7 +6,10 @@ use anyhow::{Context, Result};
 use eif::Signer;
 use rbuilds::KeySource;
 
-use crate::{cli::BuildArgs, exit::Usage};
+use crate::{
+    cli::BuildArgs,
+    exit::{self, Usage},
+};
 
 /// The signer that the command line names, if it names one. Its certificate has to be valid now.
 pub(crate) fn signer(args: &BuildArgs) -> Result<Option<Signer>> {
@@ -20,8 +23,5 @@ pub(crate) fn signer(args: &BuildArgs) -> Result<Option<Signer>> {
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let now = now.context("this machine's clock is before 1970: set it")?.as_secs();
-    rbuilds::signer(key, certificate, now).map(Some).map_err(|e| match e.is_mistake() {
-        true => Usage(format!("{:#}", anyhow::Error::from(e))).into(),
-        false => e.into(),
-    })
+    rbuilds::signer(key, certificate, now).map(Some).map_err(|e| exit::told(e.is_mistake(), e))
 }
